@@ -1,0 +1,23 @@
+"""Every mixture that a config can name, with the rates of its tasks. Rates of a mixture sum to 1."""
+
+import seqio
+
+from data.sprite_stories import tasks as _sprite_tasks  # noqa: F401  registers sprite_*
+
+add = seqio.MixtureRegistry.add
+
+# Four shapes, 32 x 32: the quickstart's world.
+add("sprite_stories_80_20", [("sprite_clips_32", 0.6), ("sprite_stories_32", 0.2), ("sprite_images_32", 0.2)])
+add("sprite_stories_50_50", [("sprite_clips_32", 0.375), ("sprite_stories_32", 0.125), ("sprite_images_32", 0.5)])
+add("sprite_stories_video_only", [("sprite_clips_32", 0.75), ("sprite_stories_32", 0.25)])
+
+# Shapes and handwritten digits, 64 x 64: the full world.
+add("sprite_digits_80_20", [
+    ("sprite_clips_64_digits", 0.6), ("sprite_stories_64_digits", 0.2), ("sprite_images_64_digits", 0.2)])
+add("sprite_digits_50_50", [
+    ("sprite_clips_64_digits", 0.375), ("sprite_stories_64_digits", 0.125), ("sprite_images_64_digits", 0.5)])
+add("sprite_digits_video_only", [("sprite_clips_64_digits", 0.75), ("sprite_stories_64_digits", 0.25)])
+
+# A few records of the quickstart's world, built in a second: for tests.
+add("sprite_tiny_80_20", [
+    ("sprite_clips_32_tiny", 0.6), ("sprite_stories_32_tiny", 0.2), ("sprite_images_32_tiny", 0.2)])

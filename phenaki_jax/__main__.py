@@ -1,0 +1,119 @@
+"""The command line: `phenaki VERB …`, also `python -m phenaki_jax VERB …`.
+
+Exit codes: 0 done; 2 a mistake of the user's, said in one sentence; 130 asked to stop (and saved).
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from phenaki_jax.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes as one sentence instead of a page of usage; options are never guessed from a prefix."""
+
+    def __init__(self, **options):
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help).")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    parser = _Parser(prog="phenaki", description="Text-to-video models that tell stories, trained and sampled in JAX.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, summary: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=summary, description=summary)
+
+    def add_model(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--model", required=True, metavar="DIR", help="a run's folder, or a quickstart's")
+
+    def add_sampler(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--seed", type=int, default=0)
+        to.add_argument("--guidance_scale", type=float, help="λ of (1 + λ)·cond − λ·uncond")
+        to.add_argument("--num_inference_steps", type=int, help="passes of the decoder")
+        to.add_argument("--temperature", type=float, help="of the choice of tokens, annealed to 0")
+
+    quickstart = verb("quickstart", "From nothing to a told story: data, both stages, story, report.")
+    quickstart.add_argument("--workdir", default="runs/quickstart", metavar="DIR")
+    quickstart.add_argument("--config", default="configs/quickstart.py", metavar="FILE", help="also --config.FIELD=…")
+
+    train = verb("train", "Train a stage; the same command again goes on from the last checkpoint.")
+    train.add_argument("--config", required=True, metavar="FILE[:ARG]", help="also --config.FIELD=…")
+    train.add_argument("--workdir", required=True, metavar="DIR")
+
+    generate = verb("generate", "Make a video, or an image, of a prompt; or tell a story.")
+    add_model(generate)
+    what = generate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times")
+    what.add_argument("--prompts", metavar="FILE", help="one prompt a line")
+    what.add_argument("--story", metavar="FILE", help='JSON [{"prompt": …, "num_frames": …}], or a scene a line')
+    generate.add_argument("--output", required=True, metavar="FILE", help=".mp4, .webm, .gif; .png for one frame")
+    generate.add_argument("--frames", type=int, help="how many (default: as many as the model was trained on)")
+    generate.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
+    add_sampler(generate)
+
+    reconstruct = verb("reconstruct", "Encode and decode a video or an image: what the tokenizer keeps of it.")
+    add_model(reconstruct)
+    reconstruct.add_argument("--input", required=True, metavar="FILE")
+    reconstruct.add_argument("--output", required=True, metavar="FILE")
+
+    evaluate = verb("evaluate", "Measure a model in the sprite world.")
+    add_model(evaluate)
+    evaluate.add_argument("--suite", required=True, help="attributes, tokenizer, stories; several with commas, or all")
+    evaluate.add_argument("--report", required=True, metavar="FILE", help="FILE.json, FILE.md, or a folder for both")
+    evaluate.add_argument("--samples", type=int, help="how many of each (default: as the quickstart)")
+    add_sampler(evaluate)
+
+    doctor = verb("doctor", "What this machine has, and what a run suffers from.")
+    doctor.add_argument("--run", metavar="DIR", help="a run's folder, or a quickstart's")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The options, and the texts of --config.FIELD=VALUE by field. Raises: UserError for what is neither."""
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    takes_config = hasattr(options, "config")
+    overrides: dict[str, str] = {}
+    rest = list(rest)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not (takes_config and name.startswith("--config.")):
+            raise UserError(_unknown(name, options.verb, parser))
+        if not equals:
+            if not rest:
+                raise UserError(f"{name} has no value; write {name}=VALUE.")
+            value = rest.pop(0)
+        overrides[name.removeprefix("--config.")] = value
+    return options, overrides
+
+
+def _unknown(name: str, verb: str, parser: argparse.ArgumentParser) -> str:
+    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    known = [option for option in subparsers.choices[verb]._option_string_actions if option.startswith("--")]
+    near = difflib.get_close_matches(name, known, 1) or [", ".join(known)]
+    return f"phenaki {verb} has no option {name!r}; it has {near[0]}."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (default: the process's own) and returns its exit code."""
+    try:
+        options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        from phenaki_jax import cli
+
+        return getattr(cli, options.verb)(options, overrides)
+    except UserError as error:
+        print(f"phenaki: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

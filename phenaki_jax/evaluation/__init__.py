@@ -1,0 +1,16 @@
+"""How good a video is: the judge of the sprite world, distances between videos, protocols and reports.
+
+Videos are uint8 [N, F, Y, X, 3]; figures are Python floats.
+"""
+
+from phenaki_jax.evaluation.attributes import Attributes, agreement, judge, judge_many
+from phenaki_jax.evaluation.distances import psnr, psnr_per_video, ssim, ssim_per_video
+from phenaki_jax.evaluation.protocols import (
+    codebook_use, prompt_protocol, story_protocol, story_scores, tokenizer_protocol)
+from phenaki_jax.evaluation.report import BARS, Bar, circumstances, write_report
+
+__all__ = [
+    "Attributes", "BARS", "Bar", "agreement", "circumstances", "codebook_use", "judge", "judge_many", "prompt_protocol",
+    "psnr", "psnr_per_video", "ssim", "ssim_per_video", "story_protocol", "story_scores", "tokenizer_protocol",
+    "write_report",
+]

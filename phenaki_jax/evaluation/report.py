@@ -1,0 +1,185 @@
+"""Writes what was measured, beside what was asked for: report.json and report.md."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+VERSIONS = ("phenaki_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow",
+            "tensorflow-datasets", "seqio")
+NOT_IN_REPORT = ("frames",)  # keys that hold videos
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """What a measurement should reach.
+
+    Attributes:
+      what: in words.
+      key: path into the measurements, parts divided by "/".
+      bound: the number to reach.
+      at_least: whether the measured number may not be below (else: above) the bound.
+      unit: "%" shows shares as percentages, anything else is put behind the number.
+    """
+    what: str
+    key: str
+    bound: float
+    at_least: bool = True
+    unit: str = "%"
+
+    def met(self, measured: float | None) -> bool | None:
+        """Whether the number reaches the bar; None when there is no number."""
+        if measured is None or np.isnan(measured):
+            return None
+        return measured >= self.bound if self.at_least else measured <= self.bound
+
+    def show(self, number: float | None) -> str:
+        if number is None or np.isnan(number):
+            return "not measured"
+        if self.unit == "%":
+            return f"{100 * number:.1f} %"
+        return f"{number:.2f} {self.unit}".strip()
+
+
+def _bars() -> tuple[Bar, ...]:
+    names = ("colour", "shape", "style", "motion", "speed", "background")
+    prompts = {"colour": 0.9, "motion": 0.9, "background": 0.95, "shape": 0.8, "style": 0.8}
+    return (
+        Bar("whole quickstart after the install", "run/minutes", 25, False, "min"),
+        Bar("largest memory", "run/peak_gb", 6, False, "GB"),
+        *(Bar(f"tokenizer, held-out clips: {n} survives", f"tokenizer/agreement/{n}", 0.95) for n in names),
+        Bar("tokenizer: share of the codebook in use", "tokenizer/codebook/usage", 0.5),
+        *(Bar(f"held-out prompts: {n}", f"prompts/agreement/{n}", bound) for n, bound in prompts.items()),
+        Bar("outlined, known from images only, in videos", "image_only/by_value/style/outlined", 0.6),
+        Bar("orange, known from images only, in videos", "image_only/by_value/colour/orange", 0.6),
+        Bar("motion of those videos", "image_only/agreement/motion", 0.8),
+        Bar("stories: motion, worst of the scenes", "stories/motion/worst", 0.8),
+        Bar("stories: what the prompt keeps is kept", "stories/kept/share", 0.85),
+        # Each story against itself: pooled over stories, a jump in a pale one would hide behind a bright one's motion.
+        Bar("stories: largest change of pixels at a seam over largest inside, worst story",
+            "stories/seam/pixels/worst_story", 1.5, False, "times"),
+        Bar("stories: largest step of the object at a seam over largest inside, worst story",
+            "stories/seam/displacement/worst_story", 1.5, False, "times"),
+    )
+
+
+BARS = _bars()
+
+
+def write_report(folder: str | os.PathLike, measurements: Mapping, circumstances: Mapping, *,
+                 bars: Sequence[Bar] = BARS) -> list[dict]:
+    """Writes folder/report.json and folder/report.md, replacing older ones.
+
+    Args:
+      measurements: nested dicts, e.g. {"tokenizer": tokenizer_protocol(...), "prompts": prompt_protocol(...),
+        "image_only": ..., "stories": ..., "stories_truth": ..., "run": {"minutes": ..., "peak_gb": ...}}. Keys named
+        "frames" are left out.
+      circumstances: how it was measured: `circumstances()` and seeds, sampler settings, numbers of clips.
+      bars: what was asked for; a bar without a measurement is shown as not measured.
+
+    Returns:
+      The table: [{"what", "bar", "measured", "met" (None: not measured)}].
+    """
+    measurements, circumstances = _plain(measurements), _plain(circumstances)
+    table = []
+    for bar in bars:
+        measured = _find(measurements, bar.key)
+        sign = "≥" if bar.at_least else "≤"
+        table.append({"what": bar.what, "key": bar.key, "bar": f"{sign} {bar.show(bar.bound)}",
+                      "measured": bar.show(measured), "value": measured, "met": bar.met(measured)})
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"table": table, "circumstances": circumstances, "measurements": measurements}
+    _replace(folder / "report.json", json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    _replace(folder / "report.md", _markdown(table, circumstances, measurements))
+    return table
+
+
+def circumstances() -> dict:
+    """Versions, machine, date, and the largest memory in GB that this process and its children have held."""
+    versions = {}
+    for name in VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return {"date": time.strftime("%Y-%m-%d %H:%M:%S"), "python": platform.python_version(),
+            "machine": platform.machine(), "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(), "peak_memory_gb": peak_memory_gb(), "versions": versions}
+
+
+def peak_memory_gb() -> float:
+    """The larger of this process's and its largest child's peak resident memory, in 10^9 bytes."""
+    import resource
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(resource.getrusage(who).ru_maxrss
+               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / 1e9
+
+
+# ---------------------------------------------------------------------------------------------- forms
+
+def _markdown(table: Sequence[Mapping], circumstances: Mapping, measurements: Mapping) -> str:
+    verdict = {True: "met", False: "**missed**", None: ""}
+    lines = ["# Report", "", "| what | bar | measured | |", "| --- | --- | --- | --- |"]
+    lines += [f"| {row['what']} | {row['bar']} | {row['measured']} | {verdict[row['met']]} |" for row in table]
+    for name, part in measurements.items():
+        rows = _figures(part)
+        if rows:
+            lines += ["", f"## {name}", "", "| figure | value |", "| --- | --- |"]
+            lines += [f"| {key} | {value} |" for key, value in rows]
+    lines += ["", "## circumstances", ""]
+    lines += [f"- {key}: {value}" for key, value in _figures(circumstances, lists=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(part: Any, prefix: str = "", lists: bool = False) -> list[tuple[str, str]]:
+    """(name, value) of all scalars and short lists of numbers in a nested dict; per-clip tables stay in the JSON."""
+    if isinstance(part, Mapping):
+        return [row for key, value in part.items() for row in _figures(value, f"{prefix} {key}".strip(), lists)]
+    if isinstance(part, list):
+        if len(part) > 8 or any(isinstance(v, (dict, list)) for v in part):
+            return []
+        return [(prefix, ", ".join(_number(v) for v in part))]
+    return [(prefix, _number(part))]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: NumPy numbers become Python's, infinite and undefined ones None, videos are left out."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if k not in NOT_IN_REPORT}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value if isinstance(value, (int, str, type(None))) else str(value)
+
+
+def _find(tree: Any, path: str) -> float | None:
+    for part in path.split("/"):
+        if not isinstance(tree, Mapping) or part not in tree:
+            return None
+        tree = tree[part]
+    return float(tree) if isinstance(tree, (int, float)) else None
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,257 @@
+"""Batches of a seqio mixture as a pure function of (seed, step), read by position.
+
+Resuming costs one batch, on any number of hosts: nothing is remembered between batches but decoded records.
+"""
+
+import collections
+import fractions
+import importlib
+import itertools
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from phenaki_jax.errors import UserError
+from phenaki_jax.input import order
+from phenaki_jax.input.schema import STREAMS, TEXT_LENGTH, Batch, Record, batch_shapes, to_record
+
+MODULES = ("data.mixtures",)
+CACHE_BYTES = 1 << 30
+
+
+# ------------------------------------------------------------------------------------------- names to tasks
+
+def find_mixture(name: str, modules: Sequence[str] = MODULES) -> tuple[list[Any], dict[str, float]]:
+    """The seqio tasks of a registered mixture (or the task of that name), and {task name: rate}.
+
+    Args:
+      modules: imported first; they register.
+    """
+    import seqio
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+                raise UserError(f"data.modules has {module!r}, which is no Python module here.") from None
+            raise
+    if name in seqio.TaskRegistry.names():
+        return [seqio.TaskRegistry.get(name)], {name: 1.0}
+    if name not in seqio.MixtureRegistry.names():
+        raise UserError(f"data.mixture={name!r} is not registered by {', '.join(modules)}; "
+                        f"there are {', '.join(sorted(seqio.MixtureRegistry.names()))}.")
+    mixture = seqio.MixtureRegistry.get(name)
+    return list(mixture.tasks), {task.name: mixture.get_rate(task) for task in mixture.tasks}
+
+
+def prepare(mixture_name: str, data_dir: str | os.PathLike, *, modules: Sequence[str] = MODULES,
+            log: Callable[[str], None] = print) -> None:
+    """Builds the records that a mixture or task needs and `data_dir` lacks; returns at once if it lacks none."""
+    for task in find_mixture(mixture_name, modules)[0]:
+        task.source.build(os.fspath(data_dir), log)
+
+
+def eval_records(name: str, split: str, n: int, *, data_dir: str | os.PathLike,
+                 modules: Sequence[str] = MODULES) -> list[Record]:
+    """The first n records (fewer if the split has fewer) of a task, for example "sprite_clips_32", as NumPy."""
+    tasks, _ = find_mixture(name, modules)
+    if len(tasks) != 1:
+        raise UserError(f"{name!r} is a mixture; name one of its tasks: {', '.join(t.name for t in tasks)}.")
+    records = tasks[0].source.records(split, os.fspath(data_dir))
+    return [to_record(records[i]) for i in range(min(n, len(records)))]
+
+
+def make_loader(config: Any, train: bool = True) -> "Loader":
+    """The loader that a config asks for: its train split, or its eval split; this process's rows of each batch."""
+    import jax
+    data = config.data
+    return Loader(
+        data.mixture, batch_size=config.batch_size, seed=config.seed, split=data.split if train else data.eval_split,
+        frames=config.tokenizer.frames, height=config.tokenizer.height, width=config.tokenizer.width,
+        text_length=config.text.length, fps=data.fps, data_dir=data.data_dir, modules=tuple(data.modules),
+        host=jax.process_index(), hosts=jax.process_count())
+
+
+# ------------------------------------------------------------------------------------------- shares of a batch
+
+def stream_shares(streams: Mapping[str, str], rates: Mapping[str, float]) -> dict[str, fractions.Fraction]:
+    """What share of a batch's rows each stream has, exactly. streams: {task: stream}; rates: {task: rate}."""
+    exact = {task: fractions.Fraction(rate).limit_denominator(10**6) for task, rate in rates.items()}
+    total = sum(exact.values())
+    shares = {stream: sum((exact[t] for t in rates if streams[t] == stream), fractions.Fraction()) / total
+              for stream in STREAMS}
+    return {stream: share for stream, share in shares.items() if share}
+
+
+def stream_rows(shares: Mapping[str, fractions.Fraction], batch_size: int, mixture: str = "") -> dict[str, int]:
+    """Rows of each stream in a batch; UserError if they are no whole numbers."""
+    unit = math.lcm(*(share.denominator for share in shares.values()))
+    if batch_size < 1 or batch_size % unit:
+        lower = batch_size // unit * unit
+        near = [n for n in (lower, lower + unit) if n > 0]
+        parts = ", ".join(f"{share} {stream}" for stream, share in shares.items())
+        raise UserError(f"batch_size={batch_size} cannot be divided as data.mixture={mixture!r} asks ({parts}); "
+                        f"{' or '.join(map(str, near))} can.")
+    return {stream: int(batch_size * share) for stream, share in shares.items()}
+
+
+class _Cache:
+    """Decoded records, the least recently used thrown out when they pass `limit` bytes."""
+
+    def __init__(self, limit: int):
+        self._limit, self._bytes = limit, 0
+        self._kept: collections.OrderedDict[Any, dict[str, Any]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            record = self._kept[key] = read()
+            self._bytes += record["video"].nbytes
+            while self._bytes > self._limit and self._kept:
+                self._bytes -= self._kept.popitem(last=False)[1]["video"].nbytes
+            return record
+
+
+# ------------------------------------------------------------------------------------------- the loader
+
+class Loader:
+    """Batches of a mixture, see `schema.Batch`; the same for the same (seed, step), wherever and whenever asked.
+
+    Row r of a stream in step s stands at position s * rows + r of that stream. A hash of (seed, position) chooses its
+    task by the tasks' rates, a permutation of the task's records, another one in each epoch, chooses the record.
+
+    Args:
+      mixture: name of a seqio mixture or task that `modules` register.
+      batch_size: rows a step on all hosts, all streams together.
+      frames, height, width: of a row of the video stream; images have one frame.
+      text_length: ids of a caption, with its end mark.
+      fps: if given, the frame rate that the records must have.
+      data_dir: TFDS's folder, with the records already built (`prepare`).
+      host, hosts: which contiguous share of each stream's rows `batch` gives.
+      cache_bytes: how many bytes of decoded video may be kept.
+
+    Raises:
+      UserError: an unknown mixture or split, no records, other sizes than asked for, shares that are no whole rows.
+    """
+
+    def __init__(self, mixture: str, *, batch_size: int, seed: int, split: str = "train", frames: int, height: int,
+                 width: int, text_length: int = TEXT_LENGTH, fps: float | None = None, data_dir: str | os.PathLike,
+                 modules: Sequence[str] = MODULES, host: int = 0, hosts: int = 1, cache_bytes: int = CACHE_BYTES):
+        tasks, self._rates = find_mixture(mixture, modules)
+        self.seed, self.host, self.hosts = seed, host, hosts
+        self._lengths = {"video": frames, "text": text_length}
+        self._tasks = {task.name: task for task in tasks}
+        self._records = {task.name: task.source.records(split, os.fspath(data_dir)) for task in tasks}
+        self._steps = {task.name: _numpy_steps(task) for task in tasks}
+        self._keys = {task.name: order.source_key(seed, task.source.name) for task in tasks}
+        self._cache = _Cache(cache_bytes)
+        for task in tasks:
+            self._check(task, split, data_dir, (height, width), fps)
+        self.streams = {task.name: task.source.stream for task in tasks}
+        self.rows = stream_rows(stream_shares(self.streams, self._rates), batch_size, mixture)
+        self.shapes = batch_shapes(self.rows, frames=frames, height=height, width=width, text_length=text_length)
+        self._check_hosts(hosts)
+
+    def _check(self, task: Any, split: str, data_dir: Any, size: tuple[int, int], fps: float | None) -> None:
+        count, height, width, _ = task.source.video_shape(split, os.fspath(data_dir))
+        if (height, width) != size:
+            raise UserError(f"tokenizer.height={size[0]} and tokenizer.width={size[1]} do not fit the records of "
+                            f"{task.source.name}, which are {height} x {width}.")
+        wanted = 1 if task.source.stream == "image" else self._lengths["video"]
+        if count not in (None, wanted):
+            raise UserError(f"tokenizer.frames={wanted} does not fit the records of {task.source.name}, "
+                            f"which have {count} frames.")
+        if not len(self._records[task.name]):
+            raise UserError(f"data.split={split!r} of {task.source.name} has no records.")
+        found = float(self._records[task.name][0]["fps"])
+        if fps is not None and task.source.stream == "video" and found != fps:
+            raise UserError(f"data.fps={fps:g} does not fit the records of {task.source.name}, "
+                            f"which have {found:g} frames a second.")
+
+    def _check_hosts(self, hosts: int) -> None:
+        for stream, count in self.rows.items():
+            if count % hosts:
+                raise UserError(f"batch_size gives {count} rows a step to the {stream} stream, "
+                                f"which {hosts} hosts cannot share evenly; it needs to be a multiple of {hosts}.")
+
+    def task_at(self, stream: str, position: int) -> str:
+        """The name of the task that the row at a position of a stream is drawn from."""
+        names = [name for name in self._tasks if self.streams[name] == stream]
+        bounds = list(itertools.accumulate(self._rates[name] for name in names))
+        draw = order.uniform(self.seed, "task", stream, position) * bounds[-1]
+        return next((name for name, bound in zip(names, bounds) if draw < bound), names[-1])
+
+    def example(self, task: str, position: int) -> dict[str, np.ndarray]:
+        """What a task gives at a position: {video, text (unpadded), known_frames}; what seqio gives there as well."""
+        key, records = self._keys[task], self._records[task]
+        index = order.record_index(key, position, len(records))
+        record = {**self._cache.get((task, index), lambda: records[index]), "seed": order.example_seed(key, position)}
+        for step in self._steps[task]:
+            record = step(record, self._lengths)
+        return record
+
+    def batch(self, step: int, host: int | None = None, hosts: int | None = None) -> Batch:
+        """The rows of one step: all of them, or with hosts > 1 the contiguous share of `host` of each stream."""
+        host, hosts = self.host if host is None else host, self.hosts if hosts is None else hosts
+        self._check_hosts(hosts)
+        batch: Batch = {}
+        for stream, count in self.rows.items():
+            share = count // hosts
+            out = {name: np.zeros((share, *shape[1:]), dtype) for name, (shape, dtype) in self.shapes[stream].items()}
+            for row in range(share):
+                position = step * count + host * share + row
+                example = self.example(self.task_at(stream, position), position)
+                out["video"][row] = example["video"]
+                out["text"][row, :len(example["text"])] = example["text"]
+                out["known_frames"][row] = example["known_frames"]
+            batch[stream] = out
+        return batch
+
+    def iterate(self, start_step: int = 0, prefetch: int = 2) -> Iterator[Batch]:
+        """Batches from a step on, endlessly; a thread makes `prefetch` of them ahead."""
+        ready: queue.Queue = queue.Queue(maxsize=prefetch)
+        stopped = threading.Event()
+
+        def hand(item: Any) -> bool:
+            while not stopped.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        def work() -> None:
+            try:
+                for step in itertools.count(start_step):
+                    if not hand(self.batch(step)):
+                        return
+            except BaseException as error:  # noqa: BLE001  raised again where the batch is awaited
+                hand(error)
+
+        threading.Thread(target=work, name="loader", daemon=True).start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+
+
+def _numpy_steps(task: Any) -> list[Callable[..., dict[str, Any]]]:
+    from phenaki_jax.input.seqio_source import NumpyStep, RandomAccessSource, number_records
+    others = [step for step in task.preprocessors if step is not number_records and not isinstance(step, NumpyStep)]
+    if not isinstance(task.source, RandomAccessSource) or others:
+        raise UserError(f"The task {task.name!r} cannot be read by position: it needs a RandomAccessSource and "
+                        "no preprocessors but number_records and NumpySteps.")
+    return [step.function for step in task.preprocessors if isinstance(step, NumpyStep)]

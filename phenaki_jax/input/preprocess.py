@@ -1,0 +1,76 @@
+"""From a record to a row of a batch, in NumPy: cut a window, turn its caption into ids.
+
+A step takes (record, lengths) and returns a new record. lengths: {"video": frames, "text": ids}, as seqio's
+`sequence_length`. record["seed"] is an integer that chooses what is random. The loader calls the steps as they are;
+`seqio_source.NumpyStep` makes seqio preprocessors of the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from phenaki_jax.errors import UserError
+from phenaki_jax.input import order, text
+from phenaki_jax.input.schema import KNOWN_FRAMES, TEXT_LENGTH, to_text
+
+FRAMES = 11
+AT_THE_SEAM = 0.5  # share of windows whose caption changes right after the known frames: what telling a story asks for
+
+
+def cut_clip(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """A clip of exactly lengths["video"] frames; {video, caption, known_frames = 0}."""
+    frames = lengths.get("video", FRAMES)
+    if len(record["video"]) != frames:
+        raise UserError(f"A clip has {len(record['video'])} frames, but tokenizer.frames={frames} is asked for.")
+    return _row(record["video"], record["caption"], 0)
+
+
+def cut_image(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """An image, which is a record of one frame; {video, caption, known_frames = 0}."""
+    del lengths
+    if len(record["video"]) != 1:
+        raise UserError(f"An image record has {len(record['video'])} frames; it needs to have 1.")
+    return _row(record["video"], record["caption"], 0)
+
+
+def cut_story(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """A window of a story, with the caption of its last frame; {video, caption, known_frames = KNOWN_FRAMES}.
+
+    The caption may change at frames 1 to KNOWN_FRAMES of the window, so all frames to predict are told of.
+    """
+    frames = lengths.get("video", FRAMES)
+    starts = np.asarray(record["starts"])
+    choices, seams = story_windows(len(record["video"]), starts, frames)
+    if not len(choices):
+        raise UserError(f"A story of {len(record['video'])} frames with scenes from {starts.tolist()} has no window of "
+                        f"tokenizer.frames={frames}, whose caption changes at frame {KNOWN_FRAMES} at the latest.")
+    seed = int(record["seed"])
+    if len(seams) and order.uniform(seed, "seam") < AT_THE_SEAM:
+        choices = seams
+    first = int(choices[order.hash64(seed, "window") % len(choices)])
+    scene = int(np.searchsorted(starts, first + frames - 1, side="right")) - 1
+    return _row(record["video"][first:first + frames], record["captions"][scene], KNOWN_FRAMES)
+
+
+def story_windows(total: int, starts: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """First frames of a story's windows: of all that may be cut, and of those that change at frame KNOWN_FRAMES.
+
+    Args:
+      total: frames of the story; starts: first frame of each scene, int [n], the first of them 0.
+    """
+    firsts = np.arange(max(0, total - frames + 1))
+    change = starts[None, 1:] - firsts[:, None]  # where in the window each later scene begins
+    inside = (change > 0) & (change < frames)
+    fits = ~(inside & (change > KNOWN_FRAMES)).any(axis=1)
+    return firsts[fits], firsts[fits & (change == KNOWN_FRAMES).any(axis=1)]
+
+
+def tokenize(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """Ids for the caption, with their end mark and without padding: {video, text, known_frames}, all a model needs."""
+    ids = text.encode(to_text(record["caption"]))[:lengths.get("text", TEXT_LENGTH) - 1] + [text.EOS]
+    return {"video": record["video"], "text": np.array(ids, np.int32), "known_frames": record["known_frames"]}
+
+
+def _row(video: np.ndarray, caption: str | bytes, known_frames: int) -> dict[str, Any]:
+    return {"video": video, "caption": caption, "known_frames": np.int32(known_frames)}

@@ -1,0 +1,65 @@
+"""The two forms that data takes before the device: a record and a batch."""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+STREAMS = ("video", "image")
+KNOWN_FRAMES = 5  # frames at the head of a story's window that are given, not predicted
+TEXT_LENGTH = 96
+
+
+class Record(TypedDict):
+    """One video or image (a record of one frame) with its text.
+
+    video: uint8 [F, Y, X, 3]; caption: what it shows, for a story its first scene; fps: frames a second;
+    source: the data set; key: names the record within it.
+    captions, starts: of a video whose caption changes: one caption a scene, and the first frame of each, int32 [n].
+    facts: JSON, a list of one object a scene with what it shows, where that is known.
+    """
+
+    video: np.ndarray
+    caption: str
+    fps: float
+    source: str
+    key: str
+    captions: NotRequired[list[str]]
+    starts: NotRequired[np.ndarray]
+    facts: NotRequired[str]
+
+
+class Stream(TypedDict):
+    """Rows of one kind: video uint8 [B, F, Y, X, 3] (images: F = 1), text int32 [B, P] (ids, 0 pads), known_frames
+    int32 [B]: so many frames at the head of a row are given and not predicted (windows of stories), else 0."""
+
+    video: np.ndarray
+    text: np.ndarray
+    known_frames: np.ndarray
+
+
+Batch = dict[str, Stream]  # by stream, "video" and "image"; a stream without rows is absent
+
+
+def batch_shapes(rows: Mapping[str, int], *, frames: int, height: int, width: int,
+                 text_length: int = TEXT_LENGTH) -> dict[str, dict[str, tuple[tuple[int, ...], np.dtype]]]:
+    """The (shape, dtype) of every array of a batch with `rows` rows a stream."""
+    return {stream: {
+        "video": ((count, frames if stream == "video" else 1, height, width, 3), np.dtype(np.uint8)),
+        "text": ((count, text_length), np.dtype(np.int32)),
+        "known_frames": ((count,), np.dtype(np.int32)),
+    } for stream, count in rows.items() if count}
+
+
+def to_text(value: Any) -> str:
+    """A str of a str or of the bytes that TensorFlow and TFDS give for one."""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def to_record(raw: Mapping[str, Any]) -> Record:
+    """A record of what TFDS reads: str for bytes, float for NumPy's scalars; arrays stay as they are."""
+    record = {name: to_text(raw[name]) for name in ("caption", "source", "key", "facts") if name in raw}
+    record |= {"video": raw["video"], "fps": float(raw["fps"])}
+    if "captions" in raw:
+        record |= {"captions": [to_text(c) for c in raw["captions"]], "starts": np.asarray(raw["starts"], np.int32)}
+    return record

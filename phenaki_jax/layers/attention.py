@@ -1,0 +1,81 @@
+"""Multi-head attention: one function that attends, one module that projects."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from phenaki_jax.layers.positions import rotary
+
+NEGATIVE = -1e30  # exp of it is exactly 0 in float32, so what is masked cannot leak, not by a bit
+
+
+def attend(q_BSHK: jax.Array, k_BUHK: jax.Array, v_BUHK: jax.Array, *, mask: jax.Array | None = None,
+           bias: jax.Array | None = None, scale: float | None = None) -> jax.Array:
+    """softmax(q k^T scale + bias) v in float32 softmax.
+
+    Args:
+      mask: boolean, True where attending is allowed, broadcastable to [B, H, S, U].
+      bias: additive float, broadcastable to [B, H, S, U].
+      scale: 1 / sqrt(K) by default.
+
+    Returns:
+      [B, S, H, K].
+    """
+    scale = q_BSHK.shape[-1] ** -0.5 if scale is None else scale
+    logits = jnp.einsum("bshk,buhk->bhsu", q_BSHK * scale, k_BUHK, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    if mask is not None:
+        logits = jnp.where(mask, logits, NEGATIVE)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v_BUHK.dtype)
+    return jnp.einsum("bhsu,buhk->bshk", weights, v_BUHK)
+
+
+def kernel(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
+    """A [fan in, fan out] matrix of variance scale / fan in, named by T5X's logical axes."""
+    init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+    return nnx.Param(init(rngs.params(), shape), axes=axes)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, computed in float32 (T5's layer norm: no mean, no bias)."""
+
+    def __init__(self, features: int, *, axis: str = "embed", eps: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones((features,)), axes=(axis,))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return (x32 * self.scale[...]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Projections around `attend`, without biases; self-attention, or cross-attention when a context is given."""
+
+    def __init__(self, embed_dim: int, heads: int, head_dim: int, *, context_dim: int | None = None,
+                 qk_norm: bool = False, scale: float | None = None, rngs: nnx.Rngs):
+        inner = heads * head_dim
+        self.heads, self.head_dim, self.scale = heads, head_dim, scale
+        spread = 1.0 if scale is None else 1 / (head_dim * scale**2)  # the logits begin with variance 1 at any scale
+        self.query = kernel(rngs, (embed_dim, inner), ("embed", "joined_kv"), spread)
+        self.key = kernel(rngs, (context_dim or embed_dim, inner), ("embed", "joined_kv"))
+        self.value = kernel(rngs, (context_dim or embed_dim, inner), ("embed", "joined_kv"))
+        self.out = kernel(rngs, (inner, embed_dim), ("joined_kv", "embed"))
+        self.query_norm = RMSNorm(head_dim, axis="kv") if qk_norm else None
+        self.key_norm = RMSNorm(head_dim, axis="kv") if qk_norm else None
+
+    def _heads(self, x: jax.Array, matrix: nnx.Param) -> jax.Array:
+        return (x @ matrix[...].astype(x.dtype)).reshape(*x.shape[:-1], self.heads, self.head_dim)
+
+    def __call__(self, x_BSD: jax.Array, context_BUE: jax.Array | None = None, *, mask: jax.Array | None = None,
+                 bias: jax.Array | None = None, positions_S: jax.Array | None = None) -> jax.Array:
+        """[B, S, D] -> [B, S, D]; mask and bias as in `attend`; positions_S turns on rotary positions."""
+        context_BUE = x_BSD if context_BUE is None else context_BUE
+        q, k, v = self._heads(x_BSD, self.query), self._heads(context_BUE, self.key), self._heads(context_BUE, self.value)
+        if self.query_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if positions_S is not None:
+            q, k = rotary(q, positions_S), rotary(k, positions_S)
+        out = attend(q, k, v, mask=mask, bias=bias, scale=self.scale)
+        return out.reshape(*x_BSD.shape[:-1], -1) @ self.out[...].astype(x_BSD.dtype)

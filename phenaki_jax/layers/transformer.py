@@ -1,0 +1,112 @@
+"""Pre-norm transformer layers, and a stack of them whose parameters are stacked and scanned."""
+
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from phenaki_jax.layers.attention import Attention, RMSNorm, kernel
+
+
+class Mlp(nnx.Module):
+    """Two projections around an activation; with `gated`, T5 1.1's product of an activated and a linear one."""
+
+    def __init__(self, embed_dim: int, mlp_dim: int, *, activation: Callable = jax.nn.gelu, gated: bool = False,
+                 rngs: nnx.Rngs):
+        self.activation = activation
+        self.wi = kernel(rngs, (embed_dim, mlp_dim), ("embed", "mlp"))
+        self.gate = kernel(rngs, (embed_dim, mlp_dim), ("embed", "mlp")) if gated else None
+        self.wo = kernel(rngs, (mlp_dim, embed_dim), ("mlp", "embed"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = self.activation(x @ self.wi[...].astype(x.dtype))
+        if self.gate is not None:
+            hidden = hidden * (x @ self.gate[...].astype(x.dtype))
+        return hidden @ self.wo[...].astype(x.dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of x and scales up the rest; the identity without a key (a key a call: masks differ)."""
+    if rate == 0.0 or key is None:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """x + attention(norm x); with `factorised`, + attention in time; with text, + cross-attention; + mlp(norm x).
+
+    A factorised layer takes tokens of a grid (T, H, W): its first attention is all-to-all within a latent step, its
+    second along time at each place, so S tokens cost S (H W + T) instead of S^2.
+    """
+
+    def __init__(self, embed_dim: int, heads: int, mlp_dim: int, *, head_dim: int | None = None,
+                 context_dim: int | None = None, factorised: bool = False, qk_norm: bool = False,
+                 scale: float | None = None, activation: Callable = jax.nn.gelu, gated: bool = False,
+                 dropout_rate: float = 0.0, rngs: nnx.Rngs):
+        head_dim = head_dim or embed_dim // heads
+        self.dropout_rate = dropout_rate
+        self.attention_norm = RMSNorm(embed_dim)
+        self.attention = Attention(embed_dim, heads, head_dim, qk_norm=qk_norm, scale=scale, rngs=rngs)
+        self.time_norm = RMSNorm(embed_dim) if factorised else None
+        self.time = Attention(embed_dim, heads, head_dim, qk_norm=qk_norm, rngs=rngs) if factorised else None
+        self.cross_norm = RMSNorm(embed_dim) if context_dim else None
+        self.cross = (Attention(embed_dim, heads, head_dim, context_dim=context_dim, qk_norm=qk_norm, rngs=rngs)
+                      if context_dim else None)
+        self.mlp_norm = RMSNorm(embed_dim)
+        self.mlp = Mlp(embed_dim, mlp_dim, activation=activation, gated=gated, rngs=rngs)
+
+    def __call__(self, x_BSD: jax.Array, *, mask=None, bias=None, positions_S=None, context_BPE=None,
+                 context_mask=None, grid: tuple[int, int, int] | None = None,
+                 key: jax.Array | None = None) -> jax.Array:
+        keys = [None] * 4 if key is None else jax.random.split(key, 4)
+        y = self.attention_norm(x_BSD)
+        if self.time is None:
+            y = self.attention(y, mask=mask, bias=bias, positions_S=positions_S)
+        else:
+            y = in_space(lambda z: self.attention(z), y, grid)
+        x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[0])
+        if self.time is not None:
+            y = in_time(lambda z: self.time(z, positions_S=jnp.arange(grid[0])), self.time_norm(x_BSD), grid)
+            x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[1])
+        if self.cross is not None:
+            y = self.cross(self.cross_norm(x_BSD), context_BPE, mask=context_mask)
+            x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[2])
+        return x_BSD + dropout(self.mlp(self.mlp_norm(x_BSD)), self.dropout_rate, keys[3])
+
+
+def in_space(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
+    """Applies `function` to the [B T, H W, D] of each latent step of tokens in raster order."""
+    (B, S, D), T = x_BSD.shape, grid[0]
+    return function(x_BSD.reshape(B * T, S // T, D)).reshape(B, S, D)
+
+
+def in_time(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
+    """Applies `function` to the [B H W, T, D] of each place of tokens in raster order."""
+    (B, S, D), T = x_BSD.shape, grid[0]
+    x = x_BSD.reshape(B, T, S // T, D).transpose(0, 2, 1, 3).reshape(B * S // T, T, D)
+    return function(x).reshape(B, S // T, T, D).transpose(0, 2, 1, 3).reshape(B, S, D)
+
+
+class Stack(nnx.Module):
+    """`layers` equal layers and a last norm. Parameters carry a leading 'layers' axis and are scanned over."""
+
+    def __init__(self, layers: int, *args, remat: bool = False, unroll: bool = False, rngs: nnx.Rngs, **kwargs):
+        self.count, self.remat, self.unroll = layers, remat, unroll
+        make = nnx.vmap(lambda r: Layer(*args, rngs=r, **kwargs), transform_metadata={nnx.PARTITION_NAME: "layers"})
+        self.layers = make(rngs.split(layers))
+        self.norm = RMSNorm(args[0])
+
+    def __call__(self, x_BSD: jax.Array, *, key: jax.Array | None = None, **kwargs) -> jax.Array:
+        """[B, S, D] -> [B, S, D]; the keyword arguments are those of `Layer`."""
+        graphdef, params = nnx.split(self.layers)
+
+        def body(x, layer_and_index):
+            layer, index = layer_and_index
+            layer_key = None if key is None else jax.random.fold_in(key, index)
+            return nnx.merge(graphdef, layer)(x, key=layer_key, **kwargs), None
+
+        if self.remat:
+            body = jax.checkpoint(body)
+        x_BSD, _ = jax.lax.scan(body, x_BSD, (params, jnp.arange(self.count)), unroll=self.count if self.unroll else 1)
+        return self.norm(x_BSD)

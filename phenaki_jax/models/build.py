@@ -1,0 +1,47 @@
+"""From a run's configuration to models as pure functions: the one place that reads its sections."""
+
+import dataclasses
+
+from phenaki_jax.errors import UserError
+from phenaki_jax.models.cvivit import CViViT, CViViTConfig
+from phenaki_jax.models.maskgit import Generator, MaskGITConfig
+from phenaki_jax.models.t5 import T5Config
+from phenaki_jax.models.tree import Pure
+
+
+def _sized(kind, section, name: str, **more):
+    """`kind(**section)`; a field that the model does not know is the user's mistake."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    values = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in section.items()}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{name}.{key} is unknown; the fields of {name} are {', '.join(sorted(known))}")
+    return kind(**values, **more)
+
+
+def tokenizer_config(config) -> CViViTConfig:
+    return _sized(CViViTConfig, config.tokenizer, "tokenizer")
+
+
+def text_config(config) -> T5Config | None:
+    """The text encoder that is trained along, or None where embeddings come from a pretrained one or there is none."""
+    section = {key: value for key, value in config.text.items() if key not in ("encoder", "length")}
+    return _sized(T5Config, section, "text") if config.text.encoder == "bytes" else None
+
+
+def generator_config(config) -> MaskGITConfig:
+    tokenizer = tokenizer_config(config)
+    return _sized(MaskGITConfig, config.generator, "generator", codebook_size=tokenizer.codebook_size,
+                  grid=tokenizer.grid, text_dim=0 if config.text.encoder == "none" else config.text.embed_dim)
+
+
+def make_tokenizer(config) -> Pure:
+    """C-ViViT as `config.tokenizer` sizes it."""
+    sizes = tokenizer_config(config)
+    return Pure(lambda rngs: CViViT(sizes, rngs=rngs))
+
+
+def make_generator(config) -> Pure:
+    """The masked transformer as `config.generator` sizes it, with the text encoder of `config.text`."""
+    sizes, text = generator_config(config), text_config(config)
+    return Pure(lambda rngs: Generator(sizes, text, rngs=rngs))

@@ -1,0 +1,63 @@
+"""T5's encoder (Raffel et al., arXiv 1910.10683): relative position biases, RMS norms, no biases, unscaled attention."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from phenaki_jax.layers.transformer import Stack
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes of a T5 encoder. `vocab_size` is 384 for ByT5's ids; 1.1 and later gate their MLP with a gelu."""
+    vocab_size: int = 384
+    embed_dim: int = 128
+    layers: int = 2
+    heads: int = 4
+    head_dim: int = 32
+    mlp_dim: int = 256
+    gated: bool = True
+    activation: str = "gelu"
+    buckets: int = 32
+    max_distance: int = 128
+    unroll: bool = False
+    dtype: str = "float32"
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
+    """T5's bidirectional bucket of each (query, key) pair: int32 [length, length].
+
+    Half of the buckets are for keys after the query; near distances have one each, far ones share by their logarithm.
+    """
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    half = buckets // 2
+    exact = half // 2
+    away = np.abs(distance)
+    spread = np.log(np.maximum(away, 1) / exact) / np.log(max_distance / exact) * (half - exact)
+    far = np.minimum(exact + spread.astype(np.int32), half - 1)
+    return (half * (distance > 0) + np.where(away < exact, away, far)).astype(np.int32)
+
+
+class T5Encoder(nnx.Module):
+    """Token ids int32 [B, P], 0 = padding -> embeddings [B, P, E]."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        self.config = config
+        normal = nnx.initializers.normal
+        self.embedding = nnx.Param(normal(1.0)(rngs.params(), (config.vocab_size, config.embed_dim)),
+                                   axes=("vocab", "embed"))
+        self.relative_bias = nnx.Param(normal(0.3)(rngs.params(), (config.buckets, config.heads)),
+                                       axes=(None, "heads"))
+        self.stack = Stack(config.layers, config.embed_dim, config.heads, config.mlp_dim, head_dim=config.head_dim,
+                           scale=1.0, activation=getattr(jax.nn, config.activation), gated=config.gated,
+                           unroll=config.unroll, rngs=rngs)
+
+    def __call__(self, ids_BP: jax.Array) -> jax.Array:
+        config = self.config
+        x_BPE = self.embedding[...][ids_BP].astype(config.dtype)
+        bucket_PP = relative_buckets(ids_BP.shape[1], config.buckets, config.max_distance)
+        bias_1HPP = self.relative_bias[...][bucket_PP].transpose(2, 0, 1)[None]
+        return self.stack(x_BPE, mask=(ids_BP > 0)[:, None, None, :], bias=bias_1HPP)

@@ -1,0 +1,17 @@
+"""The device mesh and the one table that lays logical axes on it."""
+
+from phenaki_jax.parallel.compilation import enable_compilation_cache
+from phenaki_jax.parallel.mesh import AXES, make_mesh
+from phenaki_jax.parallel.rules import RULES, constrain, partition_spec, shard_batch, sharding, tree_shardings
+
+__all__ = [
+    "AXES",
+    "RULES",
+    "constrain",
+    "enable_compilation_cache",
+    "make_mesh",
+    "partition_spec",
+    "shard_batch",
+    "sharding",
+    "tree_shardings",
+]

@@ -1,0 +1,46 @@
+"""The mesh of devices, made from four numbers of the config."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from phenaki_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes data, fsdp, tensor and sequence, all of type Auto.
+
+    sizes: ``config.mesh``; devices along each axis, an absent one is 1, and one of them may be -1: all that are left.
+    devices: those to use (default: every device of every process).
+
+    Raises: UserError where the sizes do not use the devices exactly.
+    """
+    if devices is None:
+        devices = jax.devices()
+    shape = {axis: int(sizes.get(axis, 1)) for axis in AXES}
+    wrong = [axis for axis in shape if shape[axis] < 1 and shape[axis] != -1]
+    if wrong:
+        raise UserError(f"mesh.{wrong[0]} is {shape[wrong[0]]}; give a positive number of devices, or -1 for the rest.")
+    rest = [axis for axis in AXES if shape[axis] == -1]
+    if len(rest) > 1:
+        raise UserError(f"mesh.{rest[0]} and mesh.{rest[1]} are both -1; only one can take the rest of the devices.")
+    fixed = math.prod(size for size in shape.values() if size != -1)
+    given = ", ".join(f"mesh.{axis}={size}" for axis, size in shape.items() if size not in (1, -1)) or "every axis 1"
+    if rest:
+        if len(devices) % fixed:
+            raise UserError(f"The mesh ({given}) needs a multiple of {fixed} devices, but there are {len(devices)}.")
+        shape[rest[0]] = len(devices) // fixed
+    elif fixed != len(devices):
+        raise UserError(
+            f"The mesh ({given}) uses {fixed} devices, but there are {len(devices)}; set mesh.data=-1 to use the rest."
+        )
+    sizes_of_axes = tuple(shape[axis] for axis in AXES)
+    if all(device.platform == "cpu" for device in devices):
+        grid = np.asarray(devices).reshape(sizes_of_axes)  # a CPU has no topology to respect
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(sizes_of_axes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

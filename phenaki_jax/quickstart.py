@@ -1,0 +1,339 @@
+"""From nothing to a told story: data, tokenizer, generator, story, evaluation; each step is skipped once it is done."""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from phenaki_jax import config as configs
+from phenaki_jax import media, pictures
+from phenaki_jax.errors import UserError
+
+WORLD = "data.sprite_stories"  # the data set whose captions are facts; it builds on this package, not this on it
+SEED = 0
+SUITES = ("tokenizer", "attributes", "stories")
+
+# Told at the end; every change is one that the world's own stories know.
+STORY = (
+    ("a solid yellow circle moves right quickly on navy", 11),
+    ("a solid yellow circle moves left quickly on navy", 12),
+    ("a solid yellow circle moves right slowly on navy", 12),
+    ("a solid magenta circle moves right slowly on navy", 12),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is measured: held-out clips, held-out prompts, prompts of each image-only value, stories of 3 scenes."""
+    clips: int = 256
+    prompts: int = 128
+    image_only: int = 64
+    stories: int = 32
+    shown: int = 6  # rows of samples.png
+
+
+def main(workdir: str | os.PathLike = "runs/quickstart", config_path: str = "configs/quickstart.py",
+         overrides: Mapping[str, Any] | None = None, sizes: Sizes = Sizes()) -> int:
+    """Runs what is not done yet and names the files.
+
+    Args:
+      workdir: gets data/, tokenizer/, generator/, story.mp4, story.gif, story.png, samples.png, report.json, report.md.
+      config_path: a config file with the arguments tokenizer and generator.
+      overrides: {field: typed value}, applied to both stages.
+
+    Returns:
+      0 when all is done; 130 when training was asked to stop (the same call goes on from there).
+
+    Raises:
+      UserError: a config, an override or a folder that does not fit.
+    """
+    workdir = pathlib.Path(workdir)
+    stages = {stage: _stage_config(config_path, stage, workdir, overrides) for stage in ("tokenizer", "generator")}
+    fps = float(stages["generator"].data.fps)
+    ledger = Ledger(workdir)
+    began = time.monotonic()
+
+    _heading(1, "data", workdir / "data")
+    with ledger.timed("data", workdir / "data"):
+        prepare(stages.values())
+
+    for number, (stage, config) in enumerate(stages.items(), 2):
+        _heading(number, stage, workdir / stage)
+        with ledger.timed(stage, workdir / stage):
+            from phenaki_jax.training.loop import train
+            result = train(config, workdir / stage)
+        if not result.finished:
+            return 130
+    made_by = {stage: int(config.train.steps) for stage, config in stages.items()}
+
+    pipeline = _Once(lambda: _load_pipeline(workdir))
+    files = [workdir / name for name in ("story.mp4", "story.gif", "story.png", "samples.png")]
+    _heading(4, "story", *files)
+    if not ledger.is_done("story", made_by, files):
+        with ledger.timed("story"):
+            tell(pipeline(), workdir, fps)
+            show(pipeline(), workdir, stages["generator"], sizes.shown)
+        ledger.done("story", made_by)
+    else:
+        print("already told.")
+
+    reports = [workdir / name for name in ("report.json", "report.md")]
+    _heading(5, "evaluation", *reports)
+    made_by = made_by | {"sizes": dataclasses.asdict(sizes)}
+    if not ledger.is_done("evaluation", made_by, reports):
+        with ledger.timed("evaluation"):
+            measurements = evaluate(pipeline(), stages["generator"], sizes)
+        table = _report(workdir, measurements, ledger, stages)
+        ledger.done("evaluation", made_by)
+    else:
+        table = json.loads(reports[0].read_text())["table"]
+    _print_table(table)
+
+    now = (time.monotonic() - began) / 60
+    print(f"\nDone: {ledger.seconds / 60:.1f} minutes of work in all, {now:.1f} of them now, "
+          f"at most {ledger.peak_gb:.1f} GB of memory.")
+    for path in [*files, *reports]:
+        print(f"  {path}")
+    print(f"Tell your own:\n  python -m phenaki_jax generate --model={workdir} "
+          f'--prompt="a striped cyan cross moves up slowly on gray" --output=mine.gif')
+    return 0
+
+
+def _stage_config(config_path: str, stage: str, workdir: pathlib.Path, overrides: Mapping[str, Any] | None):
+    config = configs.load_config(f"{config_path}:{stage}", overrides)
+    config.data.data_dir = str(workdir / "data")
+    if stage == "generator":
+        config.tokenizer_run = str(workdir / "tokenizer")
+    return config
+
+
+def _load_pipeline(workdir: pathlib.Path):
+    from phenaki_jax.pipeline import PhenakiPipeline
+    return PhenakiPipeline.from_pretrained(workdir)
+
+
+class _Once:
+    """Makes a thing when it is first asked for."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make, self._made = make, None
+
+    def __call__(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+def world(module: str):
+    """A module of the data set, for example "world" or "captions"."""
+    if str(configs.CHECKOUT) not in sys.path:
+        sys.path.append(str(configs.CHECKOUT))  # where data/ lies
+    return importlib.import_module(f"{WORLD}.{module}")
+
+
+def prepare(stages) -> None:
+    """Builds the records of the configs' mixtures that are not built yet."""
+    from phenaki_jax.input import loader  # brings TensorFlow
+    for data in {(c.data.mixture, c.data.data_dir): c.data for c in stages}.values():
+        loader.prepare(data.mixture, data.data_dir, modules=tuple(data.modules))
+
+
+# ------------------------------------------------------------------------------------------------- the ledger
+
+class Ledger:
+    """What is done and how long it took, in workdir/quickstart.json, so that both outlast a restart."""
+
+    def __init__(self, workdir: str | os.PathLike):
+        self.path = pathlib.Path(workdir) / "quickstart.json"
+        self.book: dict = {"seconds": {}, "done": {}, "peak_gb": 0.0, "running": None}
+        with contextlib.suppress(OSError, ValueError):
+            self.book |= json.loads(self.path.read_text())
+        if self.book["running"]:  # killed in the midst of a step: its time counts up to its last sign of life
+            step, start, folder = self.book["running"]
+            signs = [p.stat().st_mtime for p in pathlib.Path(folder).rglob("*")] if folder else []
+            self._add(step, max([0.0, *(s - start for s in signs)]))
+
+    def _add(self, step: str, seconds: float) -> None:
+        from phenaki_jax.evaluation.report import peak_memory_gb
+        self.book["seconds"][step] = self.book["seconds"].get(step, 0.0) + seconds
+        self.book["peak_gb"] = max(self.book["peak_gb"], peak_memory_gb())
+        self.book["running"] = None
+        self._write()
+
+    def _write(self) -> None:
+        media.write_text(self.path, json.dumps(self.book, indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def timed(self, step: str, folder: os.PathLike | None = None) -> Iterator[None]:
+        """Adds the time that passes to the step's; `folder` is where a killed step leaves its signs of life."""
+        begin = time.monotonic()
+        self.book["running"] = [step, time.time(), str(folder) if folder else None]
+        self._write()
+        try:
+            yield
+        finally:
+            self._add(step, time.monotonic() - begin)
+
+    def done(self, step: str, made_by: Mapping) -> None:
+        """Notes that a step is done and what its results were made by."""
+        self.book["done"][step] = dict(made_by)
+        self._write()
+
+    def is_done(self, step: str, made_by: Mapping, files: list[pathlib.Path]) -> bool:
+        """Whether the files are there and were made by just that."""
+        return self.book["done"].get(step) == json.loads(json.dumps(made_by)) and all(f.is_file() for f in files)
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.book["seconds"].values())
+
+    @property
+    def peak_gb(self) -> float:
+        return self.book["peak_gb"]
+
+
+# ------------------------------------------------------------------------------------------------- story and samples
+
+def tell(pipe: Any, workdir: pathlib.Path, fps: float, story=STORY) -> None:
+    """Tells the story: story.mp4 (the plain video), story.gif (captions beneath) and story.png (a row a scene)."""
+    prompts, counts = zip(*story)
+    frames = np.asarray(pipe.story([{"prompt": p, "num_frames": n} for p, n in story], seed=SEED).frames)[0]
+    starts = np.cumsum([0, *counts[:-1]])
+    scale = max(1, 256 // frames.shape[1])
+    media.write_video(workdir / "story.mp4", frames, fps, scale)
+    media.write_video(workdir / "story.gif", pictures.captioned(frames, prompts, starts, scale), fps)
+    media.write_image(workdir / "story.png", pictures.story_strip(frames, prompts, starts, scale=max(1, scale // 2)))
+    for prompt, count in story:
+        print(f"  {count / fps:4.1f} s  {prompt}")
+
+
+def show(pipe: Any, workdir: pathlib.Path, config: Any, count: int) -> None:
+    """samples.png: held-out clips, what the tokenizer keeps of them, and what the generator makes of their captions."""
+    clips, facts, prompts = held_out_clips(np.random.default_rng([SEED, 2]), count, config)
+    generated = np.asarray(pipe(prompts, num_frames=clips.shape[1], seed=SEED).frames)
+    columns = {"truth": clips, "reconstruction": np.asarray(pipe.reconstruct(clips)), "generated": generated}
+    scale = max(1, 64 // clips.shape[2])
+    media.write_image(workdir / "samples.png", pictures.sheet(columns, 4, prompts, scale))
+
+
+# ------------------------------------------------------------------------------------------------- evaluation
+
+def _size(config: Any) -> dict:
+    height, width = int(config.tokenizer.height), int(config.tokenizer.width)
+    if height != width:
+        raise UserError(f"tokenizer.height={height} and tokenizer.width={width} differ; the sprite world is square.")
+    return {"frames": int(config.tokenizer.frames), "size": height}
+
+
+def held_out_clips(rng: np.random.Generator, count: int, config: Any) -> tuple[np.ndarray, list[dict], list[str]]:
+    """Clips uint8 [count, F, Y, X, 3] of combinations that no training video shows, their facts and full captions."""
+    draw = world("world")
+    facts = [draw.sample_facts(rng, held_out=True) for _ in range(count)]
+    clips = np.stack([draw.make_clip(rng, f, **_size(config), split="test") for f in facts])
+    return clips, [dataclasses.asdict(f) for f in facts], _captions(rng, facts)
+
+
+def _captions(rng: np.random.Generator, facts: list) -> list[str]:
+    return [world("captions").caption(rng, f, complete=True)[0] for f in facts]
+
+
+def held_out_prompts(rng: np.random.Generator, count: int) -> tuple[list[str], list[dict]]:
+    """Captions that name every fact of combinations which no training video shows, and those facts."""
+    facts = [world("world").sample_facts(rng, held_out=True) for _ in range(count)]
+    return _captions(rng, facts), [dataclasses.asdict(f) for f in facts]
+
+
+def image_only_prompts(rng: np.random.Generator, count: int) -> tuple[list[str], list[dict]]:
+    """Moving scenes of each value that only images show, `count` of each and never two such values in one scene."""
+    from phenaki_jax.evaluation.sprite_world import IMAGE_ONLY
+    facts = []
+    for field, value in IMAGE_ONLY.items():
+        for _ in range(count):
+            scene = world("world").sample_facts(rng, held_out=None)
+            while scene.speed is None:
+                scene = world("world").sample_facts(rng, held_out=None)
+            facts.append(dataclasses.replace(scene, **{field: value}))
+    return _captions(rng, facts), [dataclasses.asdict(f) for f in facts]
+
+
+def three_scene_stories(rng: np.random.Generator, count: int, config: Any) -> tuple[list[list[dict]], list[np.ndarray]]:
+    """Stories as lists of {"prompt", "num_frames", "facts"}, and a true video uint8 [F, Y, X, 3] of each."""
+    draw = world("world")
+    stories, videos = [], []
+    for _ in range(count):
+        story = draw.sample_story(rng, scenes=3, held_out=None)
+        prompts = _captions(rng, [f for f, _ in story])
+        stories.append([{"prompt": p, "num_frames": n, "facts": dataclasses.asdict(f)}
+                        for p, (f, n) in zip(prompts, story)])
+        videos.append(draw.make_story(rng, story, size=_size(config)["size"], split="test"))
+    return stories, videos
+
+
+def evaluate(pipe: Any, config: Any, sizes: Sizes = Sizes(), suites: Sequence[str] = SUITES, seed: int = SEED,
+             **sampler: Any) -> dict:
+    """The measurements of the report, named as it names them, with the judge's own score of true stories beside them.
+
+    Args:
+      suites: tokenizer (a run of its own is enough), attributes, stories.
+      seed: of the clips, prompts and stories that are asked for, and of what is generated.
+      sampler: guidance_scale, num_inference_steps, temperature; left out or None: the run's own.
+    """
+    from phenaki_jax.evaluation import protocols
+    rng = [np.random.default_rng([seed, 1, part]) for part in range(4)]
+    sampler["num_frames"] = _size(config)["frames"]
+    measurements = {}
+    if "tokenizer" in suites:
+        print(f"  tokenizer: {sizes.clips} held-out clips", flush=True)
+        clips, facts, _ = held_out_clips(rng[0], sizes.clips, config)
+        measurements["tokenizer"] = protocols.tokenizer_protocol(pipe, clips, facts)
+    if "attributes" in suites:
+        print(f"  generator: {sizes.prompts} prompts of held-out combinations", flush=True)
+        asked = held_out_prompts(rng[1], sizes.prompts)
+        measurements["prompts"] = protocols.prompt_protocol(pipe, *asked, seed, **sampler)
+        print(f"  generator: {2 * sizes.image_only} prompts of what only images showed", flush=True)
+        asked = image_only_prompts(rng[2], sizes.image_only)
+        measurements["image_only"] = protocols.prompt_protocol(pipe, *asked, seed + 1, **sampler)
+    if "stories" in suites:
+        print(f"  stories: {sizes.stories} of 3 scenes", flush=True)
+        stories, videos = three_scene_stories(rng[3], sizes.stories, config)
+        del sampler["num_frames"]
+        measurements["stories"] = protocols.story_protocol(pipe, stories, seed, **sampler)
+        measurements["stories_truth"] = protocols.story_scores(videos, stories)
+    return measurements
+
+
+def _report(workdir: pathlib.Path, measurements: dict, ledger: Ledger, stages: Mapping[str, Any]) -> list[dict]:
+    import jax
+
+    from phenaki_jax.evaluation import report
+    run = {"minutes": ledger.seconds / 60, "peak_gb": ledger.peak_gb,
+           "minutes_of": {step: seconds / 60 for step, seconds in ledger.book["seconds"].items()}}
+    how = report.circumstances() | {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "steps": {stage: int(config.train.steps) for stage, config in stages.items()},
+        "sampling": stages["generator"].sampling.to_dict(), "seed": SEED,
+    }
+    return report.write_report(workdir, measurements | {"run": run}, how)
+
+
+# ------------------------------------------------------------------------------------------------- what it prints
+
+def _heading(number: int, title: str, *files: pathlib.Path) -> None:
+    line = f"── {number} of 5 · {title} "
+    where = ", ".join(map(str, files))
+    print(f"\n{line}{'─' * max(2, 100 - len(line) - len(where))} {where}", flush=True)
+
+
+def _print_table(table: list[dict]) -> None:
+    width = max(len(row["what"]) for row in table)
+    for row in table:
+        verdict = {True: "met", False: "MISSED", None: ""}[row["met"]]
+        print(f"  {row['what']:<{width}}  {row['bar']:>11}  {row['measured']:>12}  {verdict}")

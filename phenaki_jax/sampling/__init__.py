@@ -1,0 +1,1 @@
+"""From text to tokens: mask schedules, guidance, iterative parallel decoding, stories."""

@@ -1,0 +1,44 @@
+"""How many tokens are masked, and which: in training, and step by step in decoding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def latent_steps(frames, patch_frames: int):
+    """Latent steps that `frames` given frames decide completely: 0 for none, else 1 + (frames - 1) // patch_frames.
+
+    For integers and integer arrays alike.
+    """
+    return (frames > 0) * (1 + (frames - 1) // patch_frames)
+
+
+def masked_counts(steps: int, free: int) -> np.ndarray:
+    """Tokens still masked after each decoding step, int32 [steps]: ceil(free * cos(pi/2 * s / steps)), at last 0.
+
+    MaskGIT's cosine schedule (arXiv 2202.04200, section 3.3).
+    """
+    ratio = np.cos(np.pi / 2 * np.arange(1, steps + 1) / steps)
+    counts = np.ceil(ratio * free - 1e-6).astype(np.int32)
+    counts[-1] = 0
+    return np.minimum(counts, free)
+
+
+def random_mask(key: jax.Array, shape: tuple[int, int], free_BS: jax.Array) -> jax.Array:
+    """Draws gamma uniformly in [0, 1] for each row and masks ceil(gamma * N) of its N free positions (section 2.2).
+
+    Args:
+      shape: (B, S). free_BS: boolean, True where a position may be masked.
+
+    Returns:
+      Boolean [B, S], True where masked; at least one position of a row that has a free one.
+    """
+    ratio_key, order_key = jax.random.split(key)
+    count_B1 = jnp.sum(free_BS, axis=1, keepdims=True)
+    gamma_B1 = jax.random.uniform(ratio_key, (shape[0], 1))
+    masked_B1 = jnp.maximum(jnp.ceil(gamma_B1 * count_B1).astype(jnp.int32), 1)
+    score_BS = jnp.where(free_BS, jax.random.uniform(order_key, shape), 2.0)
+    limit_B1 = jnp.take_along_axis(jnp.sort(score_BS, axis=1), masked_B1 - 1, axis=1)
+    return (score_BS <= limit_B1) & free_BS
+
+

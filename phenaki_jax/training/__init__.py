@@ -1,0 +1,1 @@
+"""Training: one loop, and the stages as pure functions of arrays."""

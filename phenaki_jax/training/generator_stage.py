@@ -1,0 +1,73 @@
+"""Stage two: the masked transformer, on clips and images at once (Phenaki, section 2.2 and appendix B.2)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from phenaki_jax.models.build import make_generator, make_tokenizer, tokenizer_config
+from phenaki_jax.models.maskgit import Generator
+from phenaki_jax.pictures import sheet
+from phenaki_jax.sampling.decoding import make_sampler
+from phenaki_jax.sampling.schedules import latent_steps, random_mask
+from phenaki_jax.training.stage import Stage
+from phenaki_jax.training.tokenizer_stage import to_float, to_uint8
+
+
+def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_mask_BP: jax.Array,
+                known_B: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy and accuracy of the masked positions alone, each a mean over all that were masked.
+
+    Args:
+      tokens_BTHW: true tokens; an image has T = 1, so its masks and its loss touch the first H x W tokens only.
+      known_B: latent steps that are given and never masked (a story's last frames).
+    """
+    mask_key, dropout_key = jax.random.split(key)
+    B, T, H, W = tokens_BTHW.shape
+    free_BS = jnp.repeat(jnp.arange(T)[None, :] >= known_B[:, None], H * W, axis=1)
+    mask_BTHW = random_mask(mask_key, (B, T * H * W), free_BS).reshape(B, T, H, W)
+    inputs = jnp.where(mask_BTHW, model.transformer.mask_id, tokens_BTHW)
+    logits = model.transformer(inputs, model.embed(text), text_mask_BP, key=dropout_key)
+    logp = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens_BTHW[..., None], axis=-1)[..., 0]
+    count = jnp.maximum(jnp.sum(mask_BTHW), 1)
+    hits = jnp.argmax(logits, axis=-1) == tokens_BTHW
+    return -jnp.sum(logp * mask_BTHW) / count, jnp.sum(hits * mask_BTHW) / count
+
+
+def make_stage(config, frozen=None) -> Stage:
+    """The generator's stage over a trained tokenizer.
+
+    Args:
+      frozen: {"tokenizer": {"params", "variables"}} of the tokenizer's run.
+    """
+    pure, tokenizer = make_generator(config), make_tokenizer(config)
+    sizes = tokenizer_config(config)
+    text_drop = config.data.text_drop
+
+    def loss(params, variables, frozen, batch, key):
+        model = pure.bind(params, variables)
+        encoder = tokenizer.bind(frozen["tokenizer"]["params"], frozen["tokenizer"]["variables"])
+        rows = {name: stream["video"].shape[0] for name, stream in batch.items()}
+        total, metrics = 0.0, {}
+        for index, (name, stream) in enumerate(sorted(batch.items())):
+            drop_key, loss_key = jax.random.split(jax.random.fold_in(key, index))
+            tokens = jax.lax.stop_gradient(encoder.encode(to_float(stream["video"])))
+            keep_B1 = jax.random.uniform(drop_key, (rows[name], 1)) >= text_drop
+            known_B = latent_steps(stream["known_frames"], sizes.patch[0])
+            value, accuracy = masked_loss(model, tokens, stream["text"], (stream["text"] > 0) & keep_B1, known_B,
+                                          loss_key)
+            total += rows[name] / sum(rows.values()) * value
+            metrics |= {f"{name}/cross_entropy": value, f"{name}/masked_accuracy": accuracy}
+        return total, (pure.variables(model), metrics)
+
+    sampler = make_sampler(pure, tokenizer)
+
+    def samples(params, variables, frozen, batch, key):
+        stream = batch["video" if "video" in batch else "image"]
+        video, text, known = (np.asarray(stream[name])[:4] for name in ("video", "text", "known_frames"))
+        tokens, frames = sampler(
+            {"generator": {"params": params, "variables": variables}, **frozen}, to_float(jnp.asarray(video)),
+            jnp.asarray(text), jnp.asarray(text > 0), key, known_steps=0, steps=config.sampling.num_inference_steps,
+            guidance=config.sampling.guidance_scale, temperature=config.sampling.temperature)
+        return sheet({"truth": video, "generated": to_uint8(frames)})
+
+    return Stage("generator", pure.init, pure.axes, pure.variable_axes, loss, frozen or {}, samples)

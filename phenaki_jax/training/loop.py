@@ -1,0 +1,315 @@
+"""The training loop: one function, read from top to bottom. Only here does training touch files."""
+
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from phenaki_jax import config as configs
+from phenaki_jax import media
+from phenaki_jax.errors import UserError
+from phenaki_jax.parallel import enable_compilation_cache, make_mesh, shard_batch
+from phenaki_jax.training import checkpoints as ckpt
+from phenaki_jax.training import metrics as report
+from phenaki_jax.training.optimizer import make_optimizer
+from phenaki_jax.training.stage import Stage
+from phenaki_jax.training.state import abstract_state, create_state, make_step
+
+# What may change between two starts of one run: where things lie, on which devices, and how far it goes.
+FREE_FIELDS = ("train.steps", "mesh.", "data.data_dir")
+# Fields of a tokenizer that leave its tokens' meaning and its arrays as they are.
+FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.dtype")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a call of train ended. step: updates done; finished: whether these are all; metrics: the last logged."""
+
+    step: int
+    finished: bool
+    metrics: dict[str, float]
+
+
+def train(
+    config,
+    workdir: str | os.PathLike,
+    *,
+    make_stage: Callable[..., Stage] | None = None,
+    make_loader: Callable[..., Any] | None = None,
+    devices: list[jax.Device] | None = None,
+    tensorboard: bool = True,
+) -> Result:
+    """Train ``config.stage`` in ``workdir``, from its last checkpoint if it has one; a finished run returns at once.
+
+    make_stage(config, frozen) -> Stage and make_loader(config, train=bool) -> an object with ``batch(step)`` and
+    ``iterate(start_step)`` replace the ones that the config names; devices: those of the mesh (default: all);
+    tensorboard: also write TensorBoard events, which imports TensorFlow.
+    A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False.
+
+    Raises: UserError for a folder that holds another run, a mesh, a tokenizer or a checkpoint that does not fit.
+    """
+    workdir = Path(workdir)
+    configs.check(config)
+    config = configs.resolve(config, workdir)
+    total = config.train.steps
+    is_main = jax.process_index() == 0
+
+    # ---------------------------------------------------------------- the folder: new, resumed, finished or another's
+    steps_saved = ckpt.checkpoint_steps(workdir)
+    _check_folder(config, workdir, steps_saved)
+    if steps_saved and steps_saved[-1] >= total:
+        last = _last_metrics(workdir)
+        _print(f"{workdir}: all {total} steps are done.")
+        return Result(steps_saved[-1], True, last)
+
+    # ---------------------------------------------------------------- mesh, stage, data: all that can be wrong first
+    enable_compilation_cache()
+    mesh = make_mesh(config.mesh, devices)
+    frozen = _frozen_arrays(config, workdir, steps_saved)
+    stage = (make_stage or _stage_by_name(config.stage))(config, frozen)
+    optimizer, schedule = make_optimizer(config, stage.axes)
+    loader = (make_loader or _make_loader)(config, train=True)
+
+    # ---------------------------------------------------------------- the state: born or restored on the mesh
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = ckpt.Checkpoints(workdir, keep=config.train.keep)
+    with jax.set_mesh(mesh):
+        if steps_saved:
+            start = steps_saved[-1]
+            state = checkpoints.restore(start, abstract_state(stage, optimizer, mesh, config.seed))
+        else:
+            start = 0
+            state = create_state(stage, optimizer, mesh, config.seed)
+        places = jax.tree.map(lambda x: x.sharding, state)
+        if is_main:
+            media.write_text(workdir / configs.RUN_CONFIG, configs.to_json(config))
+        step_fn = jax.jit(make_step(stage, optimizer, schedule, config), donate_argnums=0, out_shardings=(places, None))
+
+    # ---------------------------------------------------------------- what it says of itself
+    metrics_file = report.MetricsFile(workdir, start) if is_main else None
+    events = report.TensorBoard(workdir) if is_main and tensorboard else None
+    devices_text = f"{mesh.size} × {mesh.devices.flat[0].device_kind}"
+    _print(f"{stage.name}: {report.count_parameters(state.params):,} parameters on {devices_text}")
+    _print(report.parameter_overview(state.params))
+    if start:
+        _print(f"resumed at step {start} of {total}")
+    progress = report.Progress(stage.name, total, start)
+    last_logged: dict[str, float] = {}
+
+    def log(step: int, values: dict[str, jax.Array]) -> None:
+        last_logged.clear()
+        last_logged.update(report.to_floats(values))
+        if is_main:
+            metrics_file.write(step, last_logged)
+        if events:
+            events.scalars(step, {**last_logged, **progress.timing()})
+        progress.update(progress.step, f"loss {last_logged['loss']:.4g}")
+        _check_finite(config, step, last_logged)
+
+    # ---------------------------------------------------------------- the steps
+    # Nothing waits for the device but the log, and that only once the step after the logged one is on its way.
+    sample_batch = None
+    pending: tuple[int, dict] | None = None
+    finished_step = start
+    progress.update(start)
+    with jax.set_mesh(mesh), _Stop() as stop:
+        batches = loader.iterate(start)
+        batch = shard_batch(mesh, next(batches))
+        for step in range(start + 1, total + 1):
+            state, values = step_fn(state, batch)
+            finished_step = step
+            if step < total:
+                asked = time.monotonic()
+                host_batch = next(batches)
+                if values["loss"].is_ready():
+                    progress.waited(time.monotonic() - asked)
+                batch = shard_batch(mesh, host_batch)
+            if pending:
+                log(*pending)
+                pending = None
+            if step % config.train.log_every == 0 or step in (1, total):
+                pending = step, values
+            if start + 1 == step:
+                jax.block_until_ready(values)
+                progress.start_clock()
+            progress.update(step)
+
+            stopping = stop.requested(step)
+            saving = step % config.train.checkpoint_every == 0 or step == total or stopping
+            sampling = step % config.train.sample_every == 0 or step == total
+            if pending and (saving or sampling):
+                log(*pending)  # a checkpoint never lies ahead of its metrics
+                pending = None
+            if saving:
+                _check_finite(config, step, report.to_floats(values))
+                checkpoints.save(step, state)
+                if is_main:
+                    media.write_text(workdir / report.TIMING, json.dumps(progress.timing()) + "\n")
+            if sampling and not stopping:
+                if sample_batch is None:
+                    sample_batch = (make_loader or _make_loader)(config, train=False).batch(0)  # held out
+                picture = stage.samples(
+                    state.ema, state.variables, state.frozen, sample_batch, jax.random.key(config.seed)
+                )
+                if is_main:
+                    media.write_image(workdir / "samples" / f"{step}.png", np.asarray(picture))
+                if events:
+                    events.image(step, picture)
+            if stopping:
+                break
+
+    # ---------------------------------------------------------------- the end
+    progress.close()
+    checkpoints.close()
+    close = getattr(batches, "close", None)
+    if close:
+        close()
+    if is_main:
+        metrics_file.close()
+    if events:
+        events.close()
+    if finished_step < total:
+        _print(f"stopped and saved at step {finished_step} of {total}; the same command goes on from there.")
+    else:
+        _print(f"{stage.name}: {total} steps done, in {workdir} (peak memory {report.peak_memory_gb():.1f} GB)")
+    return Result(finished_step, finished_step == total, dict(last_logged))
+
+
+def _check_folder(config, workdir: Path, steps_saved: list[int]) -> None:
+    """Refuse a folder with another run in it."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a folder.")
+    if not (workdir / configs.RUN_CONFIG).exists():
+        if steps_saved:
+            raise UserError(f"{str(workdir)!r} has checkpoints but no {configs.RUN_CONFIG}; give another --workdir.")
+        return
+    old = configs.read_run_config(workdir)
+    free = FREE_FIELDS
+    if old.get("tokenizer_run") and not Path(old.tokenizer_run).exists():
+        free += ("tokenizer_run",)  # the run carries its tokenizer, and the folder that it came from is gone
+    difference = configs.differing_field(old, config, free)
+    if difference:
+        name, before, after = difference
+        raise UserError(
+            f"{str(workdir)!r} holds a run with {name}={before!r}, but this config has {after!r}; "
+            "give another --workdir, or the config that the run was started with."
+        )
+    if config.train.steps < max(steps_saved, default=0):
+        raise UserError(
+            f"{str(workdir)!r} has done {steps_saved[-1]} steps, but train.steps is {config.train.steps}; "
+            "steps can only grow."
+        )
+
+
+def _frozen_arrays(config, workdir: Path, steps_saved: list[int]) -> dict:
+    """A generator's tokenizer, {"params": ..., "variables": ...}: from its own checkpoint, else from its run."""
+    if config.stage != "generator":
+        return {}
+    if steps_saved:
+        return ckpt.load_run(workdir).frozen
+    if not config.get("tokenizer_run"):
+        raise UserError(
+            "Config field 'tokenizer_run' is empty; a generator needs the folder of a trained tokenizer, "
+            "--config.tokenizer_run=DIR."
+        )
+    run = ckpt.load_run(config.tokenizer_run)
+    check_vocabulary(config, run.config, config.tokenizer_run)
+    return {"params": run.params, "variables": run.variables}
+
+
+def check_vocabulary(config, tokenizer_config, where: str) -> None:
+    """Raises: UserError where the generator's config speaks of other tokens than the tokenizer's run made."""
+    if tokenizer_config.stage != "tokenizer":
+        raise UserError(f"tokenizer_run={where!r} is a run of stage {tokenizer_config.stage!r}, not of a tokenizer.")
+    both = [configs.from_dict({"tokenizer": c.tokenizer.to_dict()}) for c in (tokenizer_config, config)]
+    difference = configs.differing_field(*both, free=FREE_TOKENIZER_FIELDS)
+    if difference:
+        name, theirs, ours = difference
+        raise UserError(
+            f"Vocabulary mismatch: {name} is {ours!r} in this config, but {theirs!r} in the tokenizer's run {where!r}; "
+            "they have to be the same."
+        )
+
+
+def _stage_by_name(name: str) -> Callable[..., Stage]:
+    return importlib.import_module(f"phenaki_jax.training.{name}_stage").make_stage
+
+
+def _make_loader(config, train: bool):
+    """The loader of the config's mixture; builds its records first where they are absent."""
+    with report.quiet_stderr():
+        try:
+            importlib.import_module("seqio")
+        except ImportError as error:
+            raise UserError(
+                f"Training reads its data with {error.name!r}, which is not installed; "
+                "install the extra: pip install 'phenaki_jax[train]'."
+            ) from None
+    from phenaki_jax.input import loader
+
+    if str(configs.CHECKOUT) not in sys.path:
+        sys.path.append(str(configs.CHECKOUT))  # where data/ lies
+    if train:
+        loader.prepare(config.data.mixture, config.data.data_dir, modules=tuple(config.data.modules))
+    return loader.make_loader(config, train)
+
+
+def _check_finite(config, step: int, metrics: dict[str, float]) -> None:
+    for name in ("loss", "grad_norm"):
+        if not np.isfinite(metrics[name]):
+            raise UserError(
+                f"The {name} is {metrics[name]} at step {step}; start again in another --workdir with a lower "
+                f"optimizer.learning_rate (now {config.optimizer.learning_rate}) or optimizer.clip "
+                f"(now {config.optimizer.clip})."
+            )
+
+
+def _last_metrics(workdir: Path) -> dict[str, float]:
+    file = workdir / report.FILE
+    lines = report.read_lines(file) if file.exists() else []
+    return {name: value for name, value in lines[-1].items() if name not in ("step", "time")} if lines else {}
+
+
+def _print(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+class _Stop:
+    """SIGTERM and the first Ctrl-C ask the loop to save and end; a second Ctrl-C ends at once."""
+
+    def __enter__(self):
+        self._asked, self._previous = False, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number, frame):
+        self._asked = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step; with several processes all have to agree, so they ask each other."""
+        if jax.process_count() == 1:
+            return self._asked
+        if step % 10:
+            return False
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.asarray(self._asked)).any())
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,240 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard, the progress bar, the overview of its parameters."""
+
+import collections
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+
+from phenaki_jax import media
+from phenaki_jax.evaluation.report import peak_memory_gb
+
+__all__ = [
+    "MetricsFile",
+    "Progress",
+    "TensorBoard",
+    "count_parameters",
+    "duration",
+    "parameter_overview",
+    "peak_memory_gb",
+    "quiet_stderr",
+    "read_lines",
+    "to_floats",
+]
+
+FILE = "metrics.jsonl"
+TIMING = "timing.json"  # how fast the run last went; apart, because no two runs agree on it
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a logged step, {"step": int, "time": seconds since 1970, name: float, ...}.
+
+    Floats are written so that reading gives the same float32 back, digit for digit; NaN and infinities as Python's
+    json writes and reads them.
+    """
+
+    def __init__(self, workdir: str | Path, start_step: int = 0):
+        """Opens for appending; lines after ``start_step`` (a run killed after its last checkpoint) are cut off."""
+        self.path = Path(workdir) / FILE
+        if self.path.exists():
+            kept = [line for line in read_lines(self.path) if line["step"] <= start_step]
+            media.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self.path.open("a")
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The objects of a metrics.jsonl; a last line that was cut by a crash is left out."""
+    lines = []
+    for text in Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def to_floats(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
+    """Device scalars -> Python floats, the loss first; waits for them."""
+    values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+    return {"loss": values.pop("loss"), **values}
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drop what native code writes to stderr meanwhile (TensorFlow greets before its log level is read).
+
+    Exceptions come through. What other threads of the process write to stderr meanwhile is lost too.
+    """
+    try:
+        number = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # no real file, as under a notebook
+        yield
+        return
+    sys.stderr.flush()
+    saved, null = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, number)
+        os.close(saved)
+        os.close(null)
+
+
+class TensorBoard:
+    """Scalars and pictures as TensorBoard events through clu; does nothing where clu is not installed."""
+
+    def __init__(self, workdir: str | Path):
+        self._writer = None
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # clu brings TensorFlow; the GPU's memory is JAX's
+        with quiet_stderr():
+            try:
+                from clu import metric_writers
+            except ImportError:
+                return
+            self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._writer:
+            self._writer.write_scalars(step, dict(scalars))
+
+    def image(self, step: int, picture: np.ndarray) -> None:
+        """picture: uint8 [Y, X, 3]."""
+        if self._writer:
+            self._writer.write_images(step, {"samples": picture[None]})
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1:15", 3700 -> "1:01:40"."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """A line that says what runs, how far it is, how fast, how long it will take, and the loss.
+
+    On a terminal the line is redrawn in place; in a log a plain line is written every ``plain_seconds``.
+    """
+
+    def __init__(self, name: str, total: int, start: int = 0, file: TextIO | None = None, plain_seconds: float = 20.0):
+        self.name, self.total, self.step = name, total, start
+        self.file = sys.stderr if file is None else file
+        self._tty = self.file.isatty()
+        self._every = 0.2 if self._tty else plain_seconds
+        self._note, self._drawn, self._begun, self._waited = "", -math.inf, math.inf, 0.0
+        self._clock: collections.deque[tuple[float, int]] = collections.deque(maxlen=60)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Over the last half minute or so; NaN before there is anything to divide."""
+        if not self._clock or self.step == self._clock[0][1]:
+            return math.nan
+        return (self.step - self._clock[0][1]) / (time.monotonic() - self._clock[0][0])
+
+    def update(self, step: int, note: str | None = None) -> None:
+        """step: how many are done. note: what to say at the end of the line, such as "loss 0.031"."""
+        self.step = step
+        self._note = self._note if note is None else note
+        now = time.monotonic()
+        if self._clock and now - self._clock[-1][0] >= 0.5:
+            self._clock.append((now, step))
+        if now - self._drawn >= self._every:
+            self._drawn = now
+            self._draw()
+
+    def start_clock(self) -> None:
+        """Compiling is over, from here on steps are timed."""
+        self._begun = time.monotonic()
+        self._clock.append((self._begun, self.step))
+
+    def waited(self, seconds: float) -> None:
+        """The device had nothing to do for so long, because the next batch was not there."""
+        if self._clock:
+            self._waited += seconds
+
+    def timing(self) -> dict[str, float]:
+        """steps_per_second, data_wait (share of the time), peak_memory_gb."""
+        elapsed = time.monotonic() - self._begun
+        return {
+            "steps_per_second": self.steps_per_second,
+            "data_wait": self._waited / elapsed if self._clock and elapsed > 0 else 0.0,
+            "peak_memory_gb": peak_memory_gb(),
+        }
+
+    def line(self) -> str:
+        speed = self.steps_per_second
+        left = (self.total - self.step) / speed if speed > 0 else math.nan
+        pace = f"{speed:.2f} steps/s" if speed < 10 else f"{speed:.0f} steps/s"
+        if math.isnan(speed):
+            pace = "" if self._clock else "compiling"
+        parts = [f"{self.step}/{self.total}", pace, f"{duration(left)} left" if speed > 0 else "", self._note]
+        tail = " · ".join(part for part in parts if part)
+        share = self.step / max(self.total, 1)
+        if not self._tty:
+            return f"{self.name} {share:4.0%} · {tail}"
+        width = min(30, shutil.get_terminal_size().columns - len(self.name) - len(tail) - 12)
+        full = int(width * share)
+        bar = f" {'█' * full}{'░' * (width - full)}" if width >= 8 else ""
+        return f"{self.name}{bar} {share:4.0%} · {tail}"
+
+    def _draw(self) -> None:
+        line = self.line()
+        if self._tty:
+            self.file.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
+        else:
+            self.file.write(line + "\n")
+        self.file.flush()
+
+    def say(self, text: str) -> None:
+        """A line of its own above the bar."""
+        self.file.write(("\r\x1b[K" if self._tty else "") + text + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self._draw()
+        if self._tty:
+            self.file.write("\n")
+            self.file.flush()
+
+
+def parameter_overview(params: Any, depth: int = 2) -> str:
+    """A table of the parameters, summed below ``depth`` levels of the tree, and their whole number."""
+    groups: dict[str, list[tuple[int, ...]]] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = jax.tree_util.keystr(path[:depth], simple=True, separator="/")
+        groups.setdefault(name, []).append(tuple(leaf.shape))
+    width = max((len(name) for name in groups), default=0)
+    rows = []
+    for name, shapes in groups.items():
+        form = "×".join(map(str, shapes[0])) or "scalar" if len(shapes) == 1 else f"{len(shapes)} arrays"
+        rows.append(f"  {name:<{width}}  {sum(map(math.prod, shapes)):>14,}  {form}")
+    return "\n".join([*rows, f"  {'all':<{width}}  {count_parameters(params):>14,}"])
+
+
+def count_parameters(params: Any) -> int:
+    """Numbers in a tree of arrays or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

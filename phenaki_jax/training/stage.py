@@ -1,0 +1,36 @@
+"""A stage: what is trained, as pure functions over trees of arrays. The loop knows stages only by this."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+Tree = Any  # nested dict of arrays
+Axes = Any  # the same nest, a tuple of logical axis names (or None) for each array
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A loss and what belongs to it. It knows nothing of files, steps or optimizers.
+
+    Attributes:
+      name: "tokenizer" or "generator".
+      init: key -> (params, variables). Params get gradients; variables are carried and rewritten by the loss
+        (codebook averages and the like).
+      axes: like params, the logical axis names of each array, such as ("layers", "embed", "mlp").
+      variable_axes: like variables.
+      loss: (params, variables, frozen, batch, key) -> (loss, (variables, metrics)). The loss is a float32 scalar and
+        metrics a dict of name -> scalar. The batch holds streams: {"video": {"video": uint8 [B,F,Y,X,3], ...}, ...}.
+      frozen: arrays that the loss reads and nobody trains; {} where there are none.
+      samples: (params, variables, frozen, batch, key) -> uint8 [Y,X,3], a picture that shows how far the stage is.
+    """
+
+    name: str
+    init: Callable[[jax.Array], tuple[Tree, Tree]]
+    axes: Axes
+    variable_axes: Axes
+    loss: Callable[[Tree, Tree, Tree, Tree, jax.Array], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]]
+    frozen: Tree
+    samples: Callable[[Tree, Tree, Tree, Tree, jax.Array], np.ndarray]

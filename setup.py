@@ -1,0 +1,60 @@
+"""phenaki_jax: text-to-video models that tell stories, trained and sampled in JAX."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+BASE = [
+    "jax>=0.10.2",
+    "flax>=0.12.8",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "chex>=0.1.92",
+    "ml_collections>=1.1.0",
+    "numpy>=2.1",
+    "scipy>=1.14",
+    "pillow>=11.0",
+    "av>=14.0",
+    "tensorstore>=0.1.84",
+]
+
+# TensorFlow comes through tensorflow-text: naming tensorflow-cpu as well would install both over each other.
+TRAIN = [
+    "seqio>=0.0.20",
+    "tensorflow-text>=2.21.0",
+    "tensorflow-datasets>=4.9.10",
+    "clu>=0.0.12",
+    "tensorboard>=2.20.0",
+    "grain>=0.2.18",
+    "array_record>=0.8.3",
+    "scikit-learn>=1.6",
+]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
+
+EXTRAS = {
+    "train": TRAIN,
+    "metrics": [],  # the perceptual networks join here with the measures that need them
+    "test": TEST,
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "cuda": ["jax[cuda12]>=0.10.2"],
+}
+EXTRAS["all"] = EXTRAS["train"] + EXTRAS["metrics"] + EXTRAS["test"]  # all but the builds for one accelerator
+
+README = HERE / "README.md"
+
+setuptools.setup(
+    name="phenaki_jax",
+    version="0.1.0",
+    description=__doc__,
+    long_description=README.read_text(encoding="utf-8") if README.exists() else __doc__,
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_namespace_packages(include=["phenaki_jax*", "data*", "configs*"]),
+    package_data={"phenaki_jax": ["py.typed"]},
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["phenaki = phenaki_jax.__main__:main"]},
+)

@@ -1,0 +1,191 @@
+"""The loop: resuming, meshes, what it refuses."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from phenaki_jax.errors import UserError
+from phenaki_jax.training.checkpoints import checkpoint_steps, load_run
+from phenaki_jax.training.loop import check_vocabulary, train
+from phenaki_jax.training.metrics import read_lines
+
+PROGRAM = Path(__file__).with_name("tiny_run.py")
+sys.path.insert(0, str(PROGRAM.parent))
+from tiny_run import TinyLoader, tiny_config, tiny_stage  # noqa: E402
+
+
+def run(workdir, config, **options):
+    """One device, for a quicker compilation, unless told."""
+    base = {"make_stage": tiny_stage, "make_loader": TinyLoader, "tensorboard": False, "devices": jax.devices()[:1]}
+    options = base | options
+    return train(config, workdir, **options)
+
+
+def lines(workdir):
+    return [{k: v for k, v in line.items() if k != "time"} for line in read_lines(Path(workdir) / "metrics.jsonl")]
+
+
+def spawn(workdir, steps, delay):
+    env = {**os.environ, "TINY_DELAY": str(delay), "PYTHONPATH": str(PROGRAM.parents[2])}
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(workdir), str(steps)], env=env, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )
+
+
+def wait_for_step(process, workdir, step):
+    file = Path(workdir) / "metrics.jsonl"
+    for _ in range(1200):
+        if process.poll() is not None:
+            raise AssertionError(process.stderr.read())
+        if file.exists() and any(line["step"] >= step for line in read_lines(file)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached in time")
+
+
+def test_killed_and_resumed_equals_never_killed(tmp_path):
+    steps = 24
+    process = spawn(tmp_path / "killed", steps, delay=0.1)
+    wait_for_step(process, tmp_path / "killed", random.randrange(8, 19))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    at_kill = checkpoint_steps(tmp_path / "killed")
+    assert at_kill and at_kill[-1] < steps
+    run(tmp_path / "killed", tiny_config(steps))
+    run(tmp_path / "whole", tiny_config(steps))
+    assert [line["step"] for line in lines(tmp_path / "whole")] == [1, 3, 6, 9, 12, 15, 18, 21, 24]
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    killed, whole = load_run(tmp_path / "killed"), load_run(tmp_path / "whole")
+    arrays = [jax.tree.leaves((run.params, run.variables)) for run in (killed, whole)]
+    for a, b in zip(*arrays):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sigterm_saves_and_exits(tmp_path):
+    process = spawn(tmp_path, 1000, delay=0.05)
+    wait_for_step(process, tmp_path, 3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    saved = checkpoint_steps(tmp_path)[-1]
+    assert 3 <= saved < 1000
+    assert saved % 5 or lines(tmp_path)[-1]["step"] <= saved
+
+
+def test_lines_after_the_checkpoint_are_cut_off_and_a_torn_line_dropped(tmp_path):
+    run(tmp_path, tiny_config(5))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 9, "time": 0.0, "loss": 1.0}) + "\n" + '{"step": 12, "ti')
+    run(tmp_path, tiny_config(12))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3, 5, 6, 9, 12]
+    assert lines(tmp_path)[4]["loss"] != 1.0
+
+
+def test_finished_run_returns_at_once_and_steps_may_grow(tmp_path):
+    first = run(tmp_path, tiny_config(6))
+    assert first.finished and first.step == 6
+
+    def no_stage(*_):
+        raise AssertionError("a finished run builds nothing")
+
+    again = run(tmp_path, tiny_config(6), make_stage=no_stage)
+    assert again.finished and again.metrics == first.metrics
+    assert run(tmp_path, tiny_config(8)).step == 8
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 8
+    with pytest.raises(UserError, match="train.steps"):
+        run(tmp_path, tiny_config(4))
+
+
+def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path):
+    run(tmp_path, tiny_config(5))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    other = tiny_config(5)
+    other.tokenizer.codebook_size = 32
+    with pytest.raises(UserError, match="tokenizer.codebook_size=16.*32"):
+        run(tmp_path, other)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_eight_devices_give_the_losses_of_one(tmp_path):
+    assert len(jax.devices()) == 8
+    run(tmp_path / "one", tiny_config())
+    config = tiny_config()
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    run(tmp_path / "eight", config, devices=None)
+    one, eight = lines(tmp_path / "one"), lines(tmp_path / "eight")
+    assert [line["step"] for line in one] == [line["step"] for line in eight]
+    for a, b in zip(one, eight):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-4, err_msg=f"{name} at step {a['step']}")
+
+
+def test_a_run_moves_to_another_mesh(tmp_path):
+    run(tmp_path / "moved", tiny_config(5))
+    config = tiny_config(12)
+    config.mesh.update(data=2, fsdp=4)
+    run(tmp_path / "moved", config, devices=None)
+    run(tmp_path / "stayed", tiny_config(5))
+    run(tmp_path / "stayed", tiny_config(12))
+    for a, b in zip(lines(tmp_path / "moved"), lines(tmp_path / "stayed")):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=2e-4)
+
+
+def test_it_learns_under_both_optimizers(tmp_path):
+    for name in ("adamw", "muon"):
+        run(tmp_path / name, tiny_config(60, name=name))
+        logged = lines(tmp_path / name)
+        assert logged[-1]["loss"] < 0.3 * logged[0]["loss"], name
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    with pytest.raises(UserError, match="loss is (nan|inf)|grad_norm is (nan|inf)"):
+        run(tmp_path, tiny_config(12, learning_rate=1e30))
+    for step in checkpoint_steps(tmp_path):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_run(tmp_path, step).params))
+
+
+def test_generator_needs_its_tokenizer(tmp_path):
+    config = tiny_config(5)
+    config.stage, config.tokenizer_run = "generator", ""
+    with pytest.raises(UserError, match="tokenizer_run"):
+        run(tmp_path / "generator", config)
+    config.tokenizer_run = str(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no model folder"):
+        run(tmp_path / "generator", config)
+    run(tmp_path / "tokenizer", tiny_config(5))
+    config.tokenizer_run = str(tmp_path / "tokenizer")
+    config.tokenizer.patch = (2, 4, 4)
+    with pytest.raises(UserError, match=r"Vocabulary mismatch: tokenizer.patch is \(2, 4, 4\).*\(2, 2, 2\)"):
+        run(tmp_path / "generator", config)
+    assert not (tmp_path / "generator").exists()
+
+
+def test_generator_carries_its_tokenizer(tmp_path):
+    run(tmp_path / "tokenizer", tiny_config(5))
+    tokenizer = load_run(tmp_path / "tokenizer")
+    config = tiny_config(5)
+    config.stage, config.tokenizer_run = "generator", str(tmp_path / "tokenizer")
+    run(tmp_path / "generator", config)
+    (tmp_path / "tokenizer").rename(tmp_path / "gone")
+    config.train.steps = 8
+    assert run(tmp_path / "generator", config).step == 8
+    carried = load_run(tmp_path / "generator").frozen
+    assert jax.tree.structure(carried["params"]) == jax.tree.structure(tokenizer.params)
+    for a, b in zip(jax.tree.leaves(carried["params"]), jax.tree.leaves(tokenizer.params)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_generator_is_no_tokenizer():
+    config = tiny_config()
+    config.stage = "generator"
+    with pytest.raises(UserError, match="not of a tokenizer"):
+        check_vocabulary(config, config, "runs/x")

@@ -1,0 +1,100 @@
+"""metrics.jsonl to the last digit, the progress line, the overview."""
+
+import io
+import json
+import math
+
+import numpy as np
+
+from phenaki_jax.training import metrics as report
+
+
+def test_floats_come_back_to_the_last_digit(tmp_path):
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=50) * 10.0 ** rng.integers(-30, 30, 50)).astype(np.float32)
+    file = report.MetricsFile(tmp_path)
+    for step, value in enumerate(values):
+        file.write(step, report.to_floats({"loss": value, "other": -value}))
+    file.close()
+    lines = report.read_lines(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(50))
+    np.testing.assert_array_equal(np.asarray([line["loss"] for line in lines], np.float32), values)
+    np.testing.assert_array_equal(np.asarray([line["other"] for line in lines], np.float32), -values)
+
+
+def test_what_lies_after_the_restart_is_cut_and_the_rest_stays_to_the_byte(tmp_path):
+    file = report.MetricsFile(tmp_path)
+    for step in (1, 5, 10):
+        file.write(step, {"loss": 1 / 3 / step})
+    file.close()
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    with (tmp_path / "metrics.jsonl").open("a") as out:
+        out.write('{"step": 15, "lo')
+    report.MetricsFile(tmp_path, 5).close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == before[:2]
+
+
+def test_not_a_number_is_written_as_such(tmp_path):
+    file = report.MetricsFile(tmp_path)
+    file.write(1, {"loss": math.nan})
+    file.close()
+    assert math.isnan(json.loads((tmp_path / "metrics.jsonl").read_text())["loss"])
+
+
+def test_the_progress_line(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    progress = report.Progress("tokenizer", 200, file=out, plain_seconds=20.0)
+    progress.update(0)
+    now[0] += 30.0
+    progress.update(1)
+    progress.start_clock()
+    for step in range(2, 102):
+        now[0] += 0.5
+        progress.update(step, f"loss {1 / step:.3f}")
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "tokenizer   0% · 0/200 · compiling"
+    assert len(lines) == 4  # 0, then one every 20 seconds, not one every step
+    assert progress.line() == "tokenizer  50% · 101/200 · 2.00 steps/s · 0:50 left · loss 0.010"
+
+
+def test_waiting_for_data_is_a_share_of_the_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    progress = report.Progress("tokenizer", 10, file=io.StringIO())
+    progress.waited(100.0)  # before the clock: compiling
+    progress.start_clock()
+    now[0] += 10.0
+    progress.waited(2.5)
+    progress.update(5)
+    assert progress.timing()["data_wait"] == 0.25
+    assert progress.timing()["steps_per_second"] == 0.5
+
+
+def test_a_terminal_gets_one_line_that_fits():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out = Terminal()
+    progress = report.Progress("generator", 10, file=out)
+    progress.update(5, "loss 1")
+    progress.close()
+    text = out.getvalue()
+    assert text.count("\n") == 1 and "█" in text and "\r" in text
+    assert all(len(part) < 90 for part in text.split("\r"))
+
+
+def test_durations():
+    assert [report.duration(s) for s in (0, 75, 3700.2, math.nan)] == ["0:00", "1:15", "1:01:40", "?"]
+
+
+def test_the_overview_counts_every_parameter():
+    params = {"encoder": {"a": {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}, "b": np.zeros((2, 2))},
+              "head": np.zeros((1000, 2))}
+    text = report.parameter_overview(params)
+    assert report.count_parameters(params) == 12 + 4 + 4 + 2000
+    assert "2,020" in text.splitlines()[-1]
+    assert any("encoder/a" in line and " 16 " in line and "2 arrays" in line for line in text.splitlines())
+    assert any("head" in line and "1000×2" in line for line in text.splitlines())
