@@ -27,9 +27,9 @@ TRAIN = [
     "tensorflow-datasets>=4.9.10",
     "clu>=0.0.12",
     "tensorboard>=2.20.0",
-    "grain>=0.2.18",
     "array_record>=0.8.3",
     "scikit-learn>=1.6",
+    "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
 ]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
 

@@ -83,7 +83,6 @@ def _base() -> ConfigDict:
     })
     config.text = ConfigDict({
         "encoder": "precomputed",
-        "vocabulary": "bytes",
         "length": 96,
         "embed_dim": 4096,
         "layers": 0,

@@ -105,8 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: the process's own) and returns its exit code."""
     try:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        from absl import logging
+
         from phenaki_jax import cli
 
+        logging.set_verbosity(logging.ERROR)  # Orbax and TFDS report every file
         return getattr(cli, options.verb)(options, overrides)
     except UserError as error:
         print(f"phenaki: {' '.join(str(error).split())}", file=sys.stderr)

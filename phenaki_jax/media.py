@@ -47,6 +47,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def to_float(video):
+    """uint8 0..255 -> float32 -1..1; NumPy and JAX arrays alike."""
+    return video.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def to_uint8(video) -> np.ndarray:
+    """float -1..1 -> uint8 0..255, rounded and clipped."""
+    return np.clip(np.rint((np.asarray(video) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a UTF-8 file atomically."""
     with atomic_path(path) as temporary:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 
 _MASK = (1 << 64) - 1
-_ROUNDS = 4
+_ROUNDS = 6
 
 
 @functools.lru_cache(maxsize=1024)

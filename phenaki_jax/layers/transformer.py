@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from phenaki_jax.layers.attention import Attention, RMSNorm, kernel
+from phenaki_jax.layers.attention import Attention, RMSNorm, kernel, project
 
 
 class Mlp(nnx.Module):
@@ -20,10 +20,10 @@ class Mlp(nnx.Module):
         self.wo = kernel(rngs, (mlp_dim, embed_dim), ("mlp", "embed"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = self.activation(x @ self.wi[...].astype(x.dtype))
+        hidden = self.activation(project(x, self.wi))
         if self.gate is not None:
-            hidden = hidden * (x @ self.gate[...].astype(x.dtype))
-        return hidden @ self.wo[...].astype(x.dtype)
+            hidden = hidden * project(x, self.gate)
+        return project(hidden, self.wo)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

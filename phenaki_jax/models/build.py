@@ -38,10 +38,10 @@ def generator_config(config) -> MaskGITConfig:
 def make_tokenizer(config) -> Pure:
     """C-ViViT as `config.tokenizer` sizes it."""
     sizes = tokenizer_config(config)
-    return Pure(lambda rngs: CViViT(sizes, rngs=rngs))
+    return Pure(lambda rngs: CViViT(sizes, rngs=rngs), sizes)
 
 
 def make_generator(config) -> Pure:
     """The masked transformer as `config.generator` sizes it, with the text encoder of `config.text`."""
     sizes, text = generator_config(config), text_config(config)
-    return Pure(lambda rngs: Generator(sizes, text, rngs=rngs))
+    return Pure(lambda rngs: Generator(sizes, text, rngs=rngs), sizes)

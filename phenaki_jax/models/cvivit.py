@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import kernel
+from phenaki_jax.layers.attention import kernel, project
 from phenaki_jax.layers.positions import GridPositions
 from phenaki_jax.layers.transformer import Stack, in_space, in_time
 from phenaki_jax.models.quantizers import Quantized, make_quantizer
@@ -129,9 +129,9 @@ class CViViT(nnx.Module):
                             f"tokenizer, which takes {config.height} x {config.width}")
         video_BFYXC = video_BFYXC.astype(config.dtype)
         pt, py, px = config.patch
-        x = to_patches(video_BFYXC[:, :1], (1, py, px)) @ self.embed_first[...].astype(config.dtype)
+        x = project(to_patches(video_BFYXC[:, :1], (1, py, px)), self.embed_first)
         if video_BFYXC.shape[1] > 1:
-            rest = to_patches(video_BFYXC[:, 1:], config.patch) @ self.embed_rest[...].astype(config.dtype)
+            rest = project(to_patches(video_BFYXC[:, 1:], config.patch), self.embed_rest)
             x = jnp.concatenate([x, rest], axis=1)
         return self.encoder.attend_in_time(self.encoder.attend_in_space(x))
 
@@ -140,9 +140,9 @@ class CViViT(nnx.Module):
         pt, py, px = self.config.patch
         x = self.decoder.attend_in_space(self.decoder.attend_in_time(codes_BTHWD.astype(self.config.dtype)))
         x = x.astype(jnp.float32)
-        video = from_patches(x[:, :1] @ self.pixels_first[...], (1, py, px))
+        video = from_patches(project(x[:, :1], self.pixels_first), (1, py, px))
         if x.shape[1] > 1:
-            rest = from_patches(x[:, 1:] @ self.pixels_rest[...], self.config.patch)
+            rest = from_patches(project(x[:, 1:], self.pixels_rest), self.config.patch)
             video = jnp.concatenate([video, rest], axis=1)
         return video
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import kernel
+from phenaki_jax.layers.attention import kernel, project
 from phenaki_jax.layers.positions import GridPositions
 from phenaki_jax.layers.transformer import Stack
 from phenaki_jax.models.t5 import T5Config, T5Encoder
@@ -88,7 +88,7 @@ class MaskGIT(nnx.Module):
             mask = jnp.concatenate([jnp.ones((B, 1), bool), text_mask_BP], axis=1)[:, None, None, :]
         x = self.stack(x.reshape(B, -1, config.embed_dim).astype(config.dtype), context_BPE=context,
                        context_mask=mask, grid=grid, key=key)
-        logits = x @ self.head[...].astype(x.dtype)
+        logits = project(x, self.head)
         return (logits.astype(jnp.float32) + self.head_bias[...]).reshape(B, *grid, -1)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import kernel
+from phenaki_jax.layers.attention import kernel, project
 
 
 class CodeStatistic(nnx.Variable):
@@ -80,7 +80,7 @@ class FSQ(Quantizer):
         return np.cumprod((1, *self.levels[:-1])).astype(np.int32)
 
     def _round(self, z: jax.Array) -> jax.Array:
-        """Bounds each channel to its range and rounds it to an integer in [-(L // 2), (L - 1) // 2], straight-through."""
+        """Bounds each channel and rounds it to an integer in [-(L // 2), (L - 1) // 2], straight-through."""
         levels = np.asarray(self.levels, np.float32)
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(np.float32)
@@ -88,19 +88,19 @@ class FSQ(Quantizer):
         return straight_through(bounded, jnp.round(bounded))
 
     def __call__(self, x, *, train=False, key=None):
-        rounded = self._round((x @ self.project_in[...].astype(x.dtype)).astype(jnp.float32))
+        rounded = self._round(project(x, self.project_in).astype(jnp.float32))
         half_width = np.asarray([level // 2 for level in self.levels], np.float32)
         digits = (rounded + half_width).astype(jnp.int32)
         tokens = jnp.sum(digits * self._basis, axis=-1, dtype=jnp.int32)
         if train:
             self._observe(tokens)
-        codes = (rounded / half_width).astype(x.dtype) @ self.project_out[...].astype(x.dtype)
+        codes = project((rounded / half_width).astype(x.dtype), self.project_out)
         return Quantized(codes, tokens, jnp.zeros(()), usage_metrics(self.counts[...]))
 
     def codes(self, tokens):
         digits = (tokens[..., None] // self._basis) % np.asarray(self.levels, np.int32)
         half_width = np.asarray([level // 2 for level in self.levels], np.float32)
-        return ((digits - half_width) / half_width) @ self.project_out[...]
+        return project((digits - half_width) / half_width, self.project_out)
 
 
 class VQ(Quantizer):
@@ -122,14 +122,14 @@ class VQ(Quantizer):
         self.codebook = CodeStatistic(_normalise(table), axes=("vocab", None))
 
     def __call__(self, x, *, train=False, key=None):
-        z = _normalise((x @ self.project_in[...].astype(x.dtype)).astype(jnp.float32))
+        z = _normalise(project(x, self.project_in).astype(jnp.float32))
         z_NE = z.reshape(-1, z.shape[-1])
         tokens_N = jnp.argmax(z_NE @ self.codebook[...].T, axis=-1).astype(jnp.int32)
         quantized = self.codebook[...][tokens_N].reshape(z.shape)
         loss = self.commitment * jnp.mean(jnp.sum((z - jax.lax.stop_gradient(quantized)) ** 2, axis=-1))
         if train:
             self._follow(jax.lax.stop_gradient(z_NE), tokens_N, key)
-        codes = straight_through(z, quantized).astype(x.dtype) @ self.project_out[...].astype(x.dtype)
+        codes = project(straight_through(z, quantized).astype(x.dtype), self.project_out)
         return Quantized(codes, tokens_N.reshape(z.shape[:-1]), loss, usage_metrics(self.counts[...]))
 
     def _follow(self, z_NE: jax.Array, tokens_N: jax.Array, key: jax.Array) -> None:
@@ -146,7 +146,7 @@ class VQ(Quantizer):
         self.counts[...] = jnp.where(dead_V, counts_V.mean() * self.dead_below * 4, counts_V)
 
     def codes(self, tokens):
-        return self.codebook[...][tokens] @ self.project_out[...]
+        return project(self.codebook[...][tokens], self.project_out)
 
 
 def _normalise(z: jax.Array) -> jax.Array:

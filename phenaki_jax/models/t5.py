@@ -1,4 +1,4 @@
-"""T5's encoder (Raffel et al., arXiv 1910.10683): relative position biases, RMS norms, no biases, unscaled attention."""
+"""T5's encoder (arXiv 1910.10683): relative position biases, RMS norms, no biases, unscaled attention."""
 
 import dataclasses
 

@@ -20,11 +20,12 @@ def _axes(state: nnx.State) -> Tree:
 class Pure:
     """A module as pure functions. `make` builds it from an nnx.Rngs; nothing is computed until `init` is called.
 
-    Attributes: axes, variable_axes: logical axis names, like the params and the variables.
+    Attributes:
+      module_config: the sizes it was made by. axes, variable_axes: logical axis names, like params and variables.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
-        self._make = make
+    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], module_config: Any = None):
+        self._make, self.module_config = make, module_config
         abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
         self.graphdef, params, variables = nnx.split(abstract, nnx.Param, ...)
         self.axes, self.variable_axes = _axes(params), _axes(variables)

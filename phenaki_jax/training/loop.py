@@ -141,8 +141,9 @@ def train(
                 pending = step, values
             if start + 1 == step:
                 jax.block_until_ready(values)
-                progress.start_clock()
             progress.update(step)
+            if start + 1 == step:
+                progress.start_clock()
 
             stopping = stop.requested(step)
             saving = step % config.train.checkpoint_every == 0 or step == total or stopping

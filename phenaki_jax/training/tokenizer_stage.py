@@ -4,20 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from phenaki_jax.media import to_float, to_uint8
 from phenaki_jax.models.build import make_tokenizer
 from phenaki_jax.models.cvivit import CViViT
 from phenaki_jax.pictures import sheet
 from phenaki_jax.training.stage import Stage
-
-
-def to_float(video: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 -1..1."""
-    return video.astype(jnp.float32) / 127.5 - 1.0
-
-
-def to_uint8(video: jax.Array) -> np.ndarray:
-    """float -1..1 -> uint8 0..255, rounded and clipped."""
-    return np.clip(np.rint((np.asarray(video) + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
 def loss_terms(model: CViViT, video_BFYXC: jax.Array, key: jax.Array) -> tuple[dict[str, jax.Array], dict]:

@@ -149,10 +149,10 @@ def test_facts_are_pixels(name):
             rows, columns = np.mgrid[0:32, 0:32]
             centres.append([(alpha * columns).sum() / alpha.sum(), (alpha * rows).sum() / alpha.sum()])
         moved = np.diff(np.array(centres), axis=0)
-        for step, f in zip(moved, facts[1:]):
-            speed = sw.SPEEDS[f["speed"]] if f["speed"] else 0.0
-            expected = np.array(sw.DIRECTIONS.get(f["direction"], (0, 0))) * speed
-            assert abs(step - expected).max() < 0.12, (record["key"], step, f)
+        expected = np.array([np.array(sw.DIRECTIONS.get(f["direction"], (0, 0))) * sw.SPEEDS.get(f["speed"], 0.0)
+                             for f in facts[1:]])
+        assert abs(moved - expected).max() < 0.35, record["key"]  # stripes shimmer as they pass the pixels' rows
+        assert abs(moved.sum(axis=0) - expected.sum(axis=0)).max() < 0.3, record["key"]
 
 
 def test_digits_of_train_and_test_are_other_images():

@@ -14,11 +14,14 @@ def test_a_permutation_is_a_bijection(size):
     assert sorted(order.permute(i, size, 7, "epoch", 3) for i in range(size)) == list(range(size))
 
 
-def test_all_permutations_of_four_come_about_equally_often():
-    count = collections.Counter(tuple(order.permute(i, 4, key) for i in range(4)) for key in range(24 * 200))
-    assert set(count) == set(itertools.permutations(range(4)))
-    chi2 = sum((n - 200) ** 2 / 200 for n in count.values())
-    assert chi2 < 60  # 23 degrees of freedom
+@pytest.mark.parametrize("size", [5, 7, 16])
+def test_two_indices_go_to_any_two_places_equally_often(size):
+    pairs = list(itertools.permutations(range(size), 2))
+    count = collections.Counter((order.permute(0, size, key), order.permute(1, size, key))
+                                for key in range(60 * len(pairs)))
+    chi2 = sum((count[pair] - 60) ** 2 / 60 for pair in pairs)
+    free = len(pairs) - 1
+    assert chi2 < free + 5 * (2 * free) ** 0.5
 
 
 def test_an_order_mixes_and_differs_between_epochs_and_seeds():

@@ -48,7 +48,7 @@ def test_a_shuffled_epoch_equals_the_loaders_first(name, load):
 def test_unshuffled_records_stand_as_stored_and_later_epochs_draw_anew(name, data_dir):
     task = seqio.TaskRegistry.get(name)
     records, key = task.source.records("test", data_dir), order.source_key(0, task.source.name)
-    cut = {"clips": preprocess.cut_clip, "stories": preprocess.cut_story, "images": preprocess.cut_image}[name.split("_")[1]]
+    cut = getattr(preprocess, {"clips": "cut_clip", "stories": "cut_story", "images": "cut_image"}[name.split("_")[1]])
     examples = read(name, split="test", shuffle=False, num_epochs=2)
     assert len(examples) == 2 * len(records)
     for position, example in enumerate(examples):

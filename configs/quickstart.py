@@ -1,0 +1,108 @@
+"""Both stages of the quickstart, for two CPU cores: four shapes at 32 x 32, minutes a stage.
+
+    python -m phenaki_jax quickstart --workdir=runs/quickstart
+
+runs both; one alone:
+
+    python -m phenaki_jax train --config=configs/quickstart.py:tokenizer --workdir=runs/quickstart/tokenizer
+    python -m phenaki_jax train --config=configs/quickstart.py:generator --workdir=runs/quickstart/generator \\
+        --config.tokenizer_run=runs/quickstart/tokenizer
+"""
+
+from ml_collections import ConfigDict
+
+from phenaki_jax.errors import UserError
+
+ARGUMENTS = ("tokenizer", "generator")
+
+
+def get_config(arg: str = "tokenizer") -> ConfigDict:
+    """arg: tokenizer or generator."""
+    if arg not in ARGUMENTS:
+        raise UserError(f"configs/quickstart.py has no argument {arg!r}; it has {', '.join(ARGUMENTS)}.")
+    config = ConfigDict()
+    config.stage = arg
+    config.seed = 0
+    config.tokenizer_run = ""  # a generator's tokenizer: the folder of its run
+
+    # 11 frames of 32 x 32 become 6 x 4 x 4 = 96 tokens of 1000 codes.
+    config.tokenizer = ConfigDict({
+        "frames": 11,
+        "height": 32,
+        "width": 32,
+        "patch": (2, 8, 8),
+        "embed_dim": 128,
+        "heads": 4,
+        "mlp_dim": 512,
+        "spatial_layers": 2,
+        "temporal_layers": 1,
+        "quantizer": "fsq",
+        "codebook_size": 1000,
+        "code_dim": 16,
+        "levels": (8, 5, 5, 5),
+        "commitment": 0.25,
+        "qk_norm": True,
+        "unroll": True,
+        "remat": False,
+        "dtype": "float32",
+    })
+    config.generator = ConfigDict({
+        "embed_dim": 128,
+        "layers": 4,
+        "heads": 4,
+        "mlp_dim": 512,
+        "attention": "full",
+        "dropout": 0.0,
+        "qk_norm": True,
+        "unroll": True,
+        "remat": False,
+        "dtype": "float32",
+    })
+    # A small T5 encoder over bytes, trained along with the generator.
+    config.text = ConfigDict({
+        "encoder": "bytes",
+        "length": 96,
+        "vocab_size": 384,
+        "embed_dim": 128,
+        "layers": 2,
+        "heads": 4,
+        "head_dim": 32,
+        "mlp_dim": 256,
+        "unroll": True,
+    })
+    config.data = ConfigDict({
+        "mixture": "sprite_stories_80_20",
+        "modules": ("data.mixtures",),
+        "data_dir": "",
+        "split": "train",
+        "eval_split": "test",
+        "fps": 8.0,
+        "text_drop": 0.1,
+    })
+    config.batch_size = 10 if arg == "tokenizer" else 15
+    # Muon learns this in about half of AdamW's steps; embeddings, heads and norms are AdamW's all the same.
+    config.optimizer = ConfigDict({
+        "name": "muon",
+        "learning_rate": 4e-3 if arg == "tokenizer" else 6e-3,
+        "b1": 0.9,
+        "b2": 0.99,
+        "weight_decay": 1e-4,
+        "clip": 1.0,
+        "warmup_steps": 50,
+        "end_factor": 0.01,
+    })
+    config.train = ConfigDict({
+        "steps": 2600 if arg == "tokenizer" else 2000,
+        "log_every": 20,
+        "checkpoint_every": 500,
+        "keep": 2,
+        "sample_every": 1000,
+        "ema_decay": 0.995,
+    })
+    config.sampling = ConfigDict({
+        "num_inference_steps": 12,
+        "guidance_scale": 3.0,
+        "temperature": 4.0,
+    })
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1})
+    return config

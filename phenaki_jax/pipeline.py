@@ -1,0 +1,191 @@
+"""PhenakiPipeline: a trained run, ready to generate, tell and reconstruct; and fresh models from a configuration."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from phenaki_jax.config import RUN_CONFIG
+from phenaki_jax.errors import UserError
+from phenaki_jax.input.text import encode_batch
+from phenaki_jax.models.build import make_generator, make_tokenizer, tokenizer_config
+from phenaki_jax.models.tree import Pure, Tree
+from phenaki_jax.sampling.decoding import make_sampler
+from phenaki_jax.sampling.story import tell
+from phenaki_jax.media import to_float, to_uint8
+from phenaki_jax.training.checkpoints import load_run
+
+
+class Tokenizer:
+    """A C-ViViT with its arrays.
+
+    Attributes: config: its CViViTConfig. codebook_size. params, variables: pure dicts of arrays.
+    """
+
+    def __init__(self, pure: Pure, params: Tree, variables: Tree):
+        self.pure, self.params, self.variables = pure, params, variables
+        self.config = pure.module_config
+        self.codebook_size = self.config.codebook_size
+        self._encode = jax.jit(lambda params, variables, video: pure.bind(params, variables).encode(video))
+        self._decode = jax.jit(lambda params, variables, tokens: pure.bind(params, variables).decode(tokens))
+
+    def encode(self, video) -> jax.Array:
+        """Video [B, F, Y, X, 3], float in [-1, 1] or uint8 -> tokens int32 [B, T, H, W]; F is 1 + patch[0] * k."""
+        video = jnp.asarray(video)
+        return self._encode(self.params, self.variables, to_float(video) if video.dtype == jnp.uint8 else video)
+
+    def decode(self, tokens) -> jax.Array:
+        """Tokens int32 [B, T, H, W] -> video float32 [B, F, Y, X, 3] in [-1, 1]. Raises: UserError for ids outside."""
+        tokens = jnp.asarray(tokens)
+        low, high = (int(tokens.min()), int(tokens.max())) if tokens.size else (0, 0)
+        if low < 0 or high >= self.codebook_size:
+            raise UserError(f"tokens lie in {low}..{high}, but this tokenizer's are 0..{self.codebook_size - 1}; "
+                            "they must come from a tokenizer with the same codebook")
+        return self._decode(self.params, self.variables, tokens)
+
+
+class BoundGenerator:
+    """A masked transformer with its arrays and text encoder: (tokens [B, T, H, W], text) -> logits [B, T, H, W, V]."""
+
+    def __init__(self, pure: Pure, params: Tree, variables: Tree):
+        self.pure, self.params, self.variables = pure, params, variables
+        self.config = pure.module_config
+
+        def logits(params, variables, tokens, text, mask):
+            model = pure.bind(params, variables)
+            return model.transformer(tokens, None if text is None else model.embed(text), mask)
+
+        self._logits = jax.jit(logits)
+
+    def __call__(self, tokens, text=None, text_mask=None) -> jax.Array:
+        """tokens int32, `config.codebook_size` where masked; text: ids int32 [B, P], or embeddings [B, P, E]."""
+        return self._logits(self.params, self.variables, tokens, text, text_mask)
+
+
+def create_tokenizer(config, seed: int = 0) -> Tokenizer:
+    """A tokenizer of the sizes of `config.tokenizer` with random weights, ready to call."""
+    pure = make_tokenizer(config)
+    return Tokenizer(pure, *jax.jit(pure.init)(jax.random.key(seed)))
+
+
+def create_generator(config, seed: int = 0) -> BoundGenerator:
+    """A generator of the sizes of `config.generator` and `config.text` with random weights, ready to call."""
+    pure = make_generator(config)
+    return BoundGenerator(pure, *jax.jit(pure.init)(jax.random.key(seed)))
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineResult:
+    """frames uint8 [N, F, Y, X, 3]; tokens int32 [N, T, H, W], the latent steps in the order they were made."""
+    frames: np.ndarray
+    tokens: np.ndarray
+
+
+class PhenakiPipeline:
+    """Loads a run and generates. Options that are left out are those of the run's `config.sampling`."""
+
+    def __init__(self, config, tokenizer: Tokenizer, generator: BoundGenerator | None):
+        self.config, self.tokenizer, self.generator = config, tokenizer, generator
+        self._sampler = make_sampler(generator.pure, tokenizer.pure) if generator else None
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike) -> "PhenakiPipeline":
+        """A run's folder, or one that holds `generator/` or `tokenizer/`. A tokenizer's run can only reconstruct.
+
+        Raises: UserError for a folder that is missing or holds no trained run.
+        """
+        folder = pathlib.Path(path)
+        if not folder.is_dir():
+            raise UserError(f"there is no model folder {str(path)!r}; give the folder of a trained run")
+        if not (folder / RUN_CONFIG).exists():
+            folder = next((folder / name for name in ("generator", "tokenizer") if (folder / name).is_dir()), folder)
+        run = load_run(folder)
+        config, pure = run.config, make_tokenizer(run.config)
+        if run.config.stage == "tokenizer":
+            return cls(config, Tokenizer(pure, run.params, run.variables), None)
+        generator = BoundGenerator(make_generator(config), run.params, run.variables)
+        return cls(config, Tokenizer(pure, **run.frozen), generator)
+
+    def __call__(self, prompt: str | Sequence[str], *, num_frames: int | None = None, seed: int = 0,
+                 num_videos_per_prompt: int = 1, guidance_scale: float | None = None,
+                 num_inference_steps: int | None = None, temperature: float | None = None) -> PipelineResult:
+        """Generates a clip for each prompt.
+
+        Args:
+          num_frames: 1 (an image) or 1 + patch[0] * k; more than a training clip is made window by window.
+          guidance_scale: lambda of (1 + lambda) * conditional - lambda * unconditional; 0 is none.
+          temperature: of the choice of tokens to keep (Gumbel noise on the confidences), not of the logits.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
+        _at_least("num_frames", num_frames, 1)
+        self.tokenizer.config.latent_frames(num_frames)
+        _at_least("num_videos_per_prompt", num_videos_per_prompt, 1)
+        prompts = [p for p in prompts for _ in range(num_videos_per_prompt)]
+        return self._tell([(prompts, num_frames)], seed, guidance_scale, num_inference_steps, temperature)
+
+    def story(self, scenes: Sequence[Mapping[str, Any]], *, seed: int = 0, **sampler: Any) -> PipelineResult:
+        """Tells [{"prompt": str, "num_frames": int}, ...] in one video, each scene growing out of the last frames.
+
+        The last K = 5 frames are encoded anew, their tokens frozen, and what follows is generated under the next
+        prompt (Phenaki, section 2.3). Options as in a call.
+        """
+        return self.stories([scenes], seed=seed, **sampler)
+
+    def stories(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int = 0,
+                guidance_scale: float | None = None, num_inference_steps: int | None = None,
+                temperature: float | None = None) -> PipelineResult:
+        """Several stories at once, alike in the number and the length of their scenes."""
+        lengths = {tuple(scene.get("num_frames", self.config.tokenizer.frames) for scene in s) for s in stories}
+        if len(lengths) != 1 or lengths == {()}:
+            raise UserError(f"stories told together need scenes of the same num_frames; these have {sorted(lengths)}")
+        (counts,) = lengths
+        for count in counts:
+            _at_least("num_frames", count, 1)
+        scenes = [([story[i]["prompt"] for story in stories], count) for i, count in enumerate(counts)]
+        return self._tell(scenes, seed, guidance_scale, num_inference_steps, temperature)
+
+    def reconstruct(self, video: np.ndarray) -> np.ndarray:
+        """uint8 [N, F, Y, X, 3] -> the same after encoding and decoding."""
+        return to_uint8(self.tokenizer.decode(self.tokenizer.encode(video)))
+
+    def encode(self, video: np.ndarray) -> np.ndarray:
+        """uint8 [N, F, Y, X, 3] -> tokens int32 [N, T, H, W]."""
+        return np.asarray(self.tokenizer.encode(video))
+
+    def _tell(self, scenes: list[tuple[list[str], int]], seed: int, guidance: float | None, steps: int | None,
+              temperature: float | None) -> PipelineResult:
+        if self.generator is None:
+            raise UserError("this run is a tokenizer's and can reconstruct only; to generate, give a generator's run")
+        if not all(isinstance(p, str) and p.strip() for prompts, _ in scenes for p in prompts):
+            raise UserError("prompt is empty; say what the video shows")
+        defaults = self.config.sampling
+        steps = defaults.num_inference_steps if steps is None else steps
+        guidance = defaults.guidance_scale if guidance is None else guidance
+        temperature = defaults.temperature if temperature is None else temperature
+        _at_least("num_inference_steps", steps, 1)
+        _at_least("temperature", temperature, 0)
+        arrays = {"generator": {"params": self.generator.params, "variables": self.generator.variables},
+                  "tokenizer": {"params": self.tokenizer.params, "variables": self.tokenizer.variables}}
+        length = self.config.text.length
+        sampler = functools.partial(self._sampler, arrays, steps=steps, guidance=guidance, temperature=temperature)
+
+        def window(video_BFYXC, prompts, key, known_steps):
+            ids = jnp.asarray(encode_batch(prompts, length))
+            tokens, video = sampler(video_BFYXC, ids, ids > 0, key, known_steps=known_steps)
+            return np.asarray(tokens), to_uint8(video)
+
+        sizes = tokenizer_config(self.config)
+        frames, tokens = tell(window, scenes, sizes, jax.random.key(seed))
+        return PipelineResult(frames, tokens)
+
+
+def _at_least(name: str, value, least) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or value < least:
+        raise UserError(f"{name}={value!r} must be a number of at least {least}")

@@ -1,0 +1,48 @@
+"""Telling: windows of frames, each growing out of the last frames of the one before (Phenaki, section 2.3)."""
+
+from typing import Callable
+
+import jax
+import numpy as np
+
+from phenaki_jax.media import to_float
+from phenaki_jax.models.cvivit import CViViTConfig
+
+KEPT_FRAMES = 5  # K: frames that are encoded anew and frozen
+
+
+def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTConfig,
+         key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Generates scenes one after the other, window by window.
+
+    Args:
+      window: (given float [B, F, Y, X, 3], prompts, key, known_steps) -> (tokens int32 [B, T, H, W], frames uint8
+        [B, F, Y, X, 3]); the first known_steps latent steps of `given` are kept.
+      scenes: (a prompt for each of B videos, number of frames); the first scene starts from nothing.
+
+    Returns:
+      frames uint8 [B, sum of frames, Y, X, 3] and tokens int32 [B, T', H, W], the latent steps made, in order. A
+      window's frames beyond its scene's end are cropped; the tokens that made them are kept.
+    """
+    batch, pt = len(scenes[0][0]), sizes.patch[0]
+    known = min(KEPT_FRAMES, sizes.frames - pt)  # a window must have room for something new
+    known -= (known - 1) % pt
+    frames, tokens = None, []
+    for prompts, count in scenes:
+        done = 0
+        while done < count:
+            key, window_key = jax.random.split(key)
+            if frames is None:
+                length = 1 if count == 1 else sizes.frames
+                given, steps = np.zeros((batch, length, sizes.height, sizes.width, 3), np.float32), 0
+            else:  # a story shorter than K frames repeats its first
+                last = frames[:, -known:]
+                last = np.concatenate([np.repeat(last[:, :1], known - last.shape[1], axis=1), last], axis=1)
+                padding = np.repeat(last[:, -1:], sizes.frames - known, axis=1)
+                given, steps = np.asarray(to_float(np.concatenate([last, padding], axis=1))), 1 + (known - 1) // pt
+            made, video = window(given, prompts, window_key, steps)
+            new = video[:, known if steps else 0:][:, :count - done]
+            frames = new if frames is None else np.concatenate([frames, new], axis=1)
+            tokens.append(made[:, steps:])
+            done += new.shape[1]
+    return frames, np.concatenate(tokens, axis=1)

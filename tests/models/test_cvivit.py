@@ -1,0 +1,87 @@
+"""C-ViViT: causality to the bit, images as first frames, shapes, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from phenaki_jax.errors import UserError
+from phenaki_jax.models.cvivit import CViViT, CViViTConfig, from_patches, to_patches
+from phenaki_jax.models.tree import Pure
+
+SIZES = dict(frames=11, height=16, width=24, patch=(2, 8, 8), embed_dim=16, heads=2, mlp_dim=32, spatial_layers=1,
+             temporal_layers=2, codebook_size=240, code_dim=8, levels=(8, 6, 5))
+
+
+@pytest.fixture(scope="module", params=["fsq", "vq"])
+def codec(request):
+    sizes = CViViTConfig(quantizer=request.param, **SIZES)
+    pure = Pure(lambda rngs: CViViT(sizes, rngs=rngs))
+    params, variables = pure.init(jax.random.key(0))
+    bind = lambda: pure.bind(params, variables)
+    encode = jax.jit(lambda video: bind().encode(video))
+    decode = jax.jit(lambda tokens: bind().decode(tokens))
+    reconstruct = jax.jit(lambda video: bind()(video)[0])
+    return encode, decode, reconstruct
+
+
+@pytest.fixture(scope="module")
+def video():
+    return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 11, 16, 24, 3)), jnp.float32)
+
+
+def test_patches_are_cut_and_put_back_in_order(video):
+    patches = np.asarray(to_patches(video[:, 1:], (2, 8, 8)))
+    np.testing.assert_array_equal(patches[1, 2, 1, 2].reshape(2, 8, 8, 3), video[1, 5:7, 8:16, 16:24])
+    np.testing.assert_array_equal(from_patches(patches, (2, 8, 8)), video[:, 1:])
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_nothing_before_a_change_moves_by_a_bit(codec, video, step):
+    encode, decode, reconstruct = codec
+    frames = 1 + 2 * step
+    changed = video.at[:, frames:].set(-video[:, frames:])
+    tokens, other = encode(video), encode(changed)
+    np.testing.assert_array_equal(tokens[:, :step + 1], other[:, :step + 1])
+    assert np.any(tokens[:, step + 1:] != other[:, step + 1:])
+    np.testing.assert_array_equal(reconstruct(video)[:, :frames], reconstruct(changed)[:, :frames])
+    mixed = jnp.concatenate([tokens[:, :step + 1], (tokens[:, step + 1:] + 1) % 240], axis=1)
+    np.testing.assert_array_equal(decode(tokens)[:, :frames], decode(mixed)[:, :frames])
+
+
+def test_an_image_has_the_tokens_of_the_same_first_frame(codec, video):
+    encode, decode, _ = codec
+    whole, alone = encode(video), encode(video[:, :1])
+    np.testing.assert_array_equal(whole[:, :1], alone)
+    np.testing.assert_allclose(decode(whole)[:, :1], decode(alone), atol=1e-5)
+
+
+def test_a_longer_clip_begins_with_the_tokens_of_a_shorter_one(codec, video):
+    encode, decode, _ = codec
+    longer = jnp.concatenate([video, video[:, ::-1]], axis=1)[:, :21]
+    tokens = encode(longer)
+    assert tokens.shape == (3, 11, 2, 3)
+    np.testing.assert_array_equal(tokens[:, :6], encode(video))
+    assert decode(tokens).shape == (3, 21, 16, 24, 3)
+
+
+def test_decoding_the_tokens_is_the_reconstruction(codec, video):
+    encode, decode, reconstruct = codec
+    tokens = encode(video)
+    assert tokens.dtype == jnp.int32 and tokens.shape == (3, 6, 2, 3)
+    np.testing.assert_allclose(decode(tokens), jnp.clip(reconstruct(video), -1, 1), atol=2e-5)
+
+
+@pytest.mark.parametrize("shape, words", [((1, 10, 16, 24, 3), "9 or 11"), ((1, 11, 24, 24, 3), "16 x 24")])
+def test_a_clip_that_does_not_fit_is_refused_in_one_sentence(codec, shape, words):
+    with pytest.raises(UserError, match=words):
+        codec[0](jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"height": 20}, "tokenizer.height=20"), ({"frames": 12}, "frames=12"),
+    ({"quantizer": "pq"}, "tokenizer.quantizer='pq'"), ({"quantizer": "fsq", "levels": (8, 8)}, "64 codes")])
+def test_sizes_that_do_not_fit_are_refused(change, words):
+    with pytest.raises(UserError, match=words):
+        sizes = CViViTConfig(**{**SIZES, "quantizer": "fsq", **change})
+        Pure(lambda rngs: CViViT(sizes, rngs=rngs))
