@@ -118,6 +118,7 @@ def _base() -> ConfigDict:
         "keep": 3,
         "sample_every": 5_000,
         "ema_decay": 0.9999,
+        "mask_schedule": "uniform",
     })
     config.sampling = ConfigDict({
         "num_inference_steps": 48,

@@ -25,15 +25,15 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     config.seed = 0
     config.tokenizer_run = ""  # a generator's tokenizer: the folder of its run
 
-    # 11 frames of 32 x 32 become 6 x 4 x 4 = 96 tokens of 1000 codes.
+    # 11 frames of 32 x 32 become 6 x 4 x 8 = 192 tokens of 1000 codes.
     config.tokenizer = ConfigDict({
         "frames": 11,
         "height": 32,
         "width": 32,
-        "patch": (2, 8, 8),
-        "embed_dim": 128,
-        "heads": 4,
-        "mlp_dim": 512,
+        "patch": (2, 8, 4),
+        "embed_dim": 96,
+        "heads": 3,
+        "mlp_dim": 384,
         "spatial_layers": 2,
         "temporal_layers": 1,
         "quantizer": "fsq",
@@ -61,7 +61,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     # A small T5 encoder over bytes, trained along with the generator.
     config.text = ConfigDict({
         "encoder": "bytes",
-        "length": 96,
+        "length": 88,
         "vocab_size": 384,
         "embed_dim": 128,
         "layers": 2,
@@ -71,7 +71,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "unroll": True,
     })
     config.data = ConfigDict({
-        "mixture": "sprite_stories_80_20",
+        "mixture": "sprite_tokenizer_80_20" if arg == "tokenizer" else "sprite_stories_80_20",
         "modules": ("data.mixtures",),
         "data_dir": "",
         "split": "train",
@@ -83,7 +83,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     # Muon learns this in about half of AdamW's steps; embeddings, heads and norms are AdamW's all the same.
     config.optimizer = ConfigDict({
         "name": "muon",
-        "learning_rate": 4e-3 if arg == "tokenizer" else 6e-3,
+        "learning_rate": 4e-3,
         "b1": 0.9,
         "b2": 0.99,
         "weight_decay": 1e-4,
@@ -92,12 +92,13 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "end_factor": 0.01,
     })
     config.train = ConfigDict({
-        "steps": 2600 if arg == "tokenizer" else 2000,
+        "steps": 2000 if arg == "tokenizer" else 1400,
         "log_every": 20,
         "checkpoint_every": 500,
         "keep": 2,
         "sample_every": 1000,
         "ema_decay": 0.995,
+        "mask_schedule": "cosine",
     })
     config.sampling = ConfigDict({
         "num_inference_steps": 12,

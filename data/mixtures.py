@@ -11,9 +11,16 @@ add("sprite_stories_80_20", [("sprite_clips_32", 0.6), ("sprite_stories_32", 0.2
 add("sprite_stories_50_50", [("sprite_clips_32", 0.375), ("sprite_stories_32", 0.125), ("sprite_images_32", 0.5)])
 add("sprite_stories_video_only", [("sprite_clips_32", 0.75), ("sprite_stories_32", 0.25)])
 
+# For the tokenizer: a quarter of the clips are images that slide, so that what only images show is met in motion.
+add("sprite_tokenizer_80_20", [
+    ("sprite_clips_32", 0.4), ("sprite_stories_32", 0.2), ("sprite_sliding_32", 0.2), ("sprite_images_32", 0.2)])
+
 # Shapes and handwritten digits, 64 x 64: the full world.
 add("sprite_digits_80_20", [
     ("sprite_clips_64_digits", 0.6), ("sprite_stories_64_digits", 0.2), ("sprite_images_64_digits", 0.2)])
+add("sprite_digits_tokenizer_80_20", [
+    ("sprite_clips_64_digits", 0.4), ("sprite_stories_64_digits", 0.2), ("sprite_sliding_64_digits", 0.2),
+    ("sprite_images_64_digits", 0.2)])
 add("sprite_digits_50_50", [
     ("sprite_clips_64_digits", 0.375), ("sprite_stories_64_digits", 0.125), ("sprite_images_64_digits", 0.5)])
 add("sprite_digits_video_only", [("sprite_clips_64_digits", 0.75), ("sprite_stories_64_digits", 0.25)])

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 a mistake of the user's, said in one sentence; 130 asked t
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: the process's own) and returns its exit code."""
     try:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length wherever it is imported
         from absl import logging
 
         from phenaki_jax import cli

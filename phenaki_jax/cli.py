@@ -101,9 +101,11 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
         raise UserError(f"--report={options.report!r} has to end in .json or .md, or to be a folder.")
     config = model_config(options.model)
     pipe = load_pipeline(options.model)
+    from phenaki_jax import quickstart as world
     from phenaki_jax.evaluation import report
 
-    measurements = measure(pipe, config, suites, options)
+    sizes = world.Sizes(*[options.samples] * 4) if options.samples else world.Sizes()
+    measurements = world.evaluate(pipe, config, sizes, suites, options.seed, **_sampler(options))
     how = report.circumstances() | {"model": options.model, "seed": options.seed, "sampling": _sampler(options)}
     with tempfile.TemporaryDirectory() as folder:
         table = report.write_report(folder, measurements, how)
@@ -117,32 +119,6 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
         if row["met"] is not None:
             print(f"  {row['what']}: {row['measured']} (bar {row['bar']}, {'met' if row['met'] else 'missed'})")
     return 0
-
-
-def measure(pipe: Any, config: Any, suites: tuple[str, ...], options: argparse.Namespace) -> dict:
-    """The measurements of the suites, of clips, prompts and stories drawn by --seed, as the report names them."""
-    import numpy as np
-
-    from phenaki_jax import quickstart as world
-    from phenaki_jax.evaluation import protocols
-
-    sizes, sampler, seed = world.Sizes(), _sampler(options), options.seed
-    rng = [np.random.default_rng([seed, 1, part]) for part in range(4)]
-    frames = {"num_frames": config.tokenizer.frames}
-    measured: dict[str, Any] = {}
-    if "tokenizer" in suites:
-        clips, facts, _ = world.held_out_clips(rng[0], options.samples or sizes.clips, config)
-        measured["tokenizer"] = protocols.tokenizer_protocol(pipe, clips, facts)
-    if "attributes" in suites:
-        asked = world.held_out_prompts(rng[1], options.samples or sizes.prompts)
-        measured["prompts"] = protocols.prompt_protocol(pipe, *asked, seed, **frames, **sampler)
-        asked = world.image_only_prompts(rng[2], options.samples or sizes.image_only)
-        measured["image_only"] = protocols.prompt_protocol(pipe, *asked, seed + 1, **frames, **sampler)
-    if "stories" in suites:
-        stories, videos = world.three_scene_stories(rng[3], options.samples or sizes.stories, config)
-        measured["stories"] = protocols.story_protocol(pipe, stories, seed, **sampler)
-        measured["stories_truth"] = protocols.story_scores(videos, stories)
-    return measured
 
 
 def doctor(options: argparse.Namespace, overrides: Overrides) -> int:

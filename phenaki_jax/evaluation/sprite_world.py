@@ -20,9 +20,9 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  
 SPEEDS = {"slowly": 0.4, "quickly": 1.2}  # pixels a frame
 STILL = "still"
 
-RADIUS = (6.25, 7.25)  # half the extent of an object, smallest and largest
+RADIUS = (6.75, 7.75)  # half the extent of an object, smallest and largest
 MARGIN = 1.0  # background kept between an object and the frame's edge
-LINE = 2.25  # width of an outline
+LINE = 2.0  # width of an outline
 DIGIT_LINE = 0.9  # the same of a digit, whose strokes are thin: two outlines and a gap must fit; wants 64 x 64
 STRIPE = 2.5  # width of a stripe and of the gap between two
 
@@ -39,7 +39,7 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
         side = (2 * np.abs(x) - y - radius) / np.sqrt(5.0)
         return np.maximum(side, y - radius)
     if shape == "cross":
-        arm = 0.47 * radius
+        arm = 0.43 * radius
         across = np.maximum(np.abs(x) - radius, np.abs(y) - arm)
         upright = np.maximum(np.abs(x) - arm, np.abs(y) - radius)
         return np.minimum(across, upright)

@@ -166,13 +166,13 @@ class Loader:
             raise UserError(f"tokenizer.height={size[0]} and tokenizer.width={size[1]} do not fit the records of "
                             f"{task.source.name}, which are {height} x {width}.")
         wanted = 1 if task.source.stream == "image" else self._lengths["video"]
-        if count not in (None, wanted):
+        if count not in (None, 1, wanted):  # a task may make clips of images
             raise UserError(f"tokenizer.frames={wanted} does not fit the records of {task.source.name}, "
                             f"which have {count} frames.")
         if not len(self._records[task.name]):
             raise UserError(f"data.split={split!r} of {task.source.name} has no records.")
         found = float(self._records[task.name][0]["fps"])
-        if fps is not None and task.source.stream == "video" and found != fps:
+        if fps is not None and count != 1 and found != fps:
             raise UserError(f"data.fps={fps:g} does not fit the records of {task.source.name}, "
                             f"which have {found:g} frames a second.")
 

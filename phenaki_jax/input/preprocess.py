@@ -53,6 +53,23 @@ def cut_story(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str
     return _row(record["video"][first:first + frames], record["captions"][scene], KNOWN_FRAMES)
 
 
+def slide_image(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """A clip made of an image that slides at a constant velocity, or rests; its edges are continued.
+
+    For a tokenizer, which has to carry in motion what only images show. Its caption does not speak of the motion, so it
+    is nothing for a generator. Velocity: uniform within 1 / 25 of the frame's width a frame along each axis; one in
+    five rests.
+    """
+    from scipy import ndimage
+    frames, image, seed = lengths.get("video", FRAMES), record["video"][0], int(record["seed"])
+    velocity = (2 * np.array([order.uniform(seed, "y"), order.uniform(seed, "x")]) - 1) * image.shape[1] / 25
+    if order.uniform(seed, "rest") < 0.2:
+        velocity *= 0.0
+    offsets = (np.arange(frames) - (frames - 1) / 2)[:, None] * velocity
+    slid = [ndimage.shift(image.astype(np.float32), (*offset, 0), order=1, mode="nearest") for offset in offsets]
+    return _row(np.rint(slid).astype(np.uint8), record["caption"], 0)
+
+
 def story_windows(total: int, starts: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
     """First frames of a story's windows: of all that may be cut, and of those that change at frame KNOWN_FRAMES.
 

@@ -37,7 +37,7 @@ def kernel(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale:
     return nnx.Param(init(rngs.params(), shape), axes=axes)
 
 
-def project(x: jax.Array, matrix: nnx.Param) -> jax.Array:
+def project(x: jax.Array, matrix: nnx.Param | jax.Array) -> jax.Array:
     """x [..., D] times a [D, N] matrix, in x's dtype.
 
     All leading axes are one row axis for the product: on CPUs XLA's gradient of a product of higher rank takes twice as

@@ -32,7 +32,8 @@ def text_config(config) -> T5Config | None:
 def generator_config(config) -> MaskGITConfig:
     tokenizer = tokenizer_config(config)
     return _sized(MaskGITConfig, config.generator, "generator", codebook_size=tokenizer.codebook_size,
-                  grid=tokenizer.grid, text_dim=0 if config.text.encoder == "none" else config.text.embed_dim)
+                  grid=tokenizer.grid, levels=tokenizer.levels if tokenizer.quantizer == "fsq" else (),
+                  text_dim=0 if config.text.encoder == "none" else config.text.embed_dim)
 
 
 def make_tokenizer(config) -> Pure:

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
@@ -20,11 +21,14 @@ class MaskGITConfig:
     codebook_size: of its tokenizer; the id codebook_size itself is the mask.
     grid: (T, H, W) of the clips it is trained on.
     text_dim: width of the text embeddings; 0 for a model without text.
+    levels: of an FSQ tokenizer: codes are embedded and scored by the sum of what their digits say and a part of their
+      own, so that what is learned of a code reaches its neighbours; () for codes without structure.
     attention: 'full' over all tokens (the paper), or 'factorised' in space and time.
     """
     codebook_size: int
     grid: tuple[int, int, int]
     text_dim: int
+    levels: tuple[int, ...] = ()
     embed_dim: int = 2048
     layers: int = 24
     heads: int = 32
@@ -44,6 +48,15 @@ class MaskGITConfig:
                             f"generator.heads={self.heads}; make it one")
 
 
+def code_digits(levels: tuple[int, ...]) -> np.ndarray:
+    """Which digits each FSQ code has: float32 [V, sum of levels], a one in the place of each channel's digit."""
+    codes, columns, base = np.arange(np.prod(levels)), [], 1
+    for level in levels:
+        columns.append(np.eye(level, dtype=np.float32)[codes // base % level])
+        base *= level
+    return np.concatenate(columns, axis=1)
+
+
 class MaskGIT(nnx.Module):
     """Bidirectional over all tokens, with cross-attention to text: tokens with masks -> logits for every token.
 
@@ -56,6 +69,11 @@ class MaskGIT(nnx.Module):
         V, D, E = config.codebook_size, config.embed_dim, config.text_dim
         normal = nnx.initializers.normal
         self.embedding = nnx.Param(normal(0.05)(rngs.params(), (V + 1, D)), axes=("vocab", "embed"))
+        self.digit_embedding = self.digit_head = None
+        if config.levels:
+            shape, axes = (sum(config.levels), D), (None, "embed")
+            self.digit_embedding = nnx.Param(normal(0.05)(rngs.params(), shape), axes=axes)
+            self.digit_head = nnx.Param(normal(D ** -0.5)(rngs.params(), shape), axes=axes)
         self.positions = GridPositions(config.grid, D, rngs=rngs)
         self.null = nnx.Param(normal(1.0)(rngs.params(), (1, E)), axes=(None, "embed")) if E else None
         self.stack = Stack(config.layers, D, config.heads, config.mlp_dim, context_dim=E or None,
@@ -80,7 +98,12 @@ class MaskGIT(nnx.Module):
         """
         config, grid = self.config, tokens_BTHW.shape[1:]
         B = tokens_BTHW.shape[0]
-        x = self.embedding[...][tokens_BTHW] + self.positions(*grid)
+        embedding_UD, head_DV = self.embedding[...], self.head[...]
+        if config.levels:
+            digits_VL = code_digits(config.levels)
+            embedding_UD = embedding_UD.at[:-1].add(digits_VL @ self.digit_embedding[...])
+            head_DV = head_DV + (digits_VL @ self.digit_head[...]).T
+        x = embedding_UD[tokens_BTHW] + self.positions(*grid)
         context = mask = None
         if self.null is not None:
             null_B1E = jnp.broadcast_to(self.null[...], (B, 1, config.text_dim)).astype(text_BPE.dtype)
@@ -88,7 +111,7 @@ class MaskGIT(nnx.Module):
             mask = jnp.concatenate([jnp.ones((B, 1), bool), text_mask_BP], axis=1)[:, None, None, :]
         x = self.stack(x.reshape(B, -1, config.embed_dim).astype(config.dtype), context_BPE=context,
                        context_mask=mask, grid=grid, key=key)
-        logits = project(x, self.head)
+        logits = project(x, head_DV)
         return (logits.astype(jnp.float32) + self.head_bias[...]).reshape(B, *grid, -1)
 
 

@@ -14,17 +14,18 @@ from phenaki_jax.training.stage import Stage
 
 
 def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_mask_BP: jax.Array,
-                known_B: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+                known_B: jax.Array, key: jax.Array, schedule: str = "uniform") -> tuple[jax.Array, jax.Array]:
     """Cross-entropy and accuracy of the masked positions alone, each a mean over all that were masked.
 
     Args:
       tokens_BTHW: true tokens; an image has T = 1, so its masks and its loss touch the first H x W tokens only.
       known_B: latent steps that are given and never masked (a story's last frames).
+      schedule: of the masked share; see `masked_share`.
     """
     mask_key, dropout_key = jax.random.split(key)
     B, T, H, W = tokens_BTHW.shape
     free_BS = jnp.repeat(jnp.arange(T)[None, :] >= known_B[:, None], H * W, axis=1)
-    mask_BTHW = random_mask(mask_key, (B, T * H * W), free_BS).reshape(B, T, H, W)
+    mask_BTHW = random_mask(mask_key, free_BS, schedule).reshape(B, T, H, W)
     inputs = jnp.where(mask_BTHW, model.transformer.mask_id, tokens_BTHW)
     logits = model.transformer(inputs, model.embed(text), text_mask_BP, key=dropout_key)
     # The true token's logit by comparison: a gather's gradient is a scatter and an argmax a slow reduction.
@@ -57,7 +58,7 @@ def make_stage(config, frozen=None) -> Stage:
             keep_B1 = jax.random.uniform(drop_key, (rows[name], 1)) >= text_drop
             known_B = latent_steps(stream["known_frames"], sizes.patch[0])
             value, accuracy = masked_loss(model, tokens, stream["text"], (stream["text"] > 0) & keep_B1, known_B,
-                                          loss_key)
+                                          loss_key, config.train.mask_schedule)
             total += rows[name] / sum(rows.values()) * value
             metrics |= {f"{name}/cross_entropy": value, f"{name}/masked_accuracy": accuracy}
         return total, (pure.variables(model), metrics)

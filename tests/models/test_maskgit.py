@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.models.maskgit import Generator, MaskGITConfig
+from phenaki_jax.models.maskgit import Generator, MaskGITConfig, code_digits
+from phenaki_jax.models.quantizers import FSQ
 from phenaki_jax.models.t5 import T5Config
 from phenaki_jax.models.tree import Pure
 
@@ -14,9 +16,10 @@ TEXT = T5Config(vocab_size=40, embed_dim=12, layers=1, heads=2, head_dim=6, mlp_
 SIZES = dict(codebook_size=20, grid=(3, 2, 2), text_dim=12, embed_dim=16, layers=2, heads=2, mlp_dim=32)
 
 
-@pytest.fixture(scope="module", params=["full", "factorised"])
+@pytest.fixture(scope="module", params=[("full", ()), ("factorised", (5, 4))], ids=["full", "factorised-digits"])
 def logits(request):
-    sizes = MaskGITConfig(attention=request.param, **SIZES)
+    attention, levels = request.param
+    sizes = MaskGITConfig(attention=attention, levels=levels, **SIZES)
     pure = Pure(lambda rngs: Generator(sizes, TEXT, rngs=rngs))
     arrays = pure.init(jax.random.key(0))
 
@@ -54,3 +57,14 @@ def test_sizes_that_do_not_fit_are_refused():
         MaskGITConfig(attention="axial", **SIZES)
     with pytest.raises(UserError, match="generator.heads=3"):
         MaskGITConfig(**{**SIZES, "heads": 3})
+
+
+def test_digits_are_those_of_the_quantizer():
+    """The nearest code of a quantizer's code vector, digit by digit: neighbours in a channel differ in that digit."""
+    digits = code_digits((5, 4))
+    assert digits.shape == (20, 9) and np.all(digits.sum(1) == 2)
+    quantizer = FSQ(2, (5, 4), rngs=nnx.Rngs(0))
+    quantizer.project_out[...] = jnp.eye(2)
+    codes = np.asarray(quantizer.codes(jnp.arange(20)))
+    np.testing.assert_allclose(codes[:, 0] * 2 + 2, digits[:, :5].argmax(1))
+    np.testing.assert_allclose(codes[:, 1] * 2 + 2, digits[:, 5:].argmax(1))

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.sampling.decoding import decode
 from phenaki_jax.sampling.guidance import guide
-from phenaki_jax.sampling.schedules import latent_steps, masked_counts, random_mask
+from phenaki_jax.sampling.schedules import latent_steps, masked_counts, masked_share, random_mask
 
 V, MASK = 11, 11
 
@@ -29,13 +30,26 @@ def test_latent_steps_of_given_frames(frames, steps):
 def test_gamma_is_uniform_and_only_free_positions_are_masked():
     free = np.ones((4000, 10), bool)
     free[::2, :4] = False
-    mask = np.asarray(random_mask(jax.random.key(0), (4000, 10), jnp.asarray(free)))
+    mask = np.asarray(random_mask(jax.random.key(0), jnp.asarray(free)))
     assert not mask[~free].any()
     for rows, count in ((mask[1::2], 10), (mask[::2], 6)):
         sizes = np.bincount(rows.sum(1), minlength=count + 1)
         assert sizes[0] == 0  # ceil(gamma N) is at least 1
         np.testing.assert_allclose(sizes[1:] / len(rows), 1 / count, atol=0.03)
     np.testing.assert_allclose(mask[1::2].mean(0), 0.55, atol=0.04)  # every position alike: E ceil(10 gamma) / 10
+
+
+def test_the_cosine_share_has_its_distribution():
+    """P(cos(pi/2 u) > x) = 2/pi arccos(x)."""
+    mask = np.asarray(random_mask(jax.random.key(1), jnp.ones((4000, 100), bool), "cosine"))
+    share = mask.mean(1)
+    for x in (0.25, 0.5, 0.9):
+        np.testing.assert_allclose(np.mean(share > x), 2 / np.pi * np.arccos(x), atol=0.03)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(UserError, match="train.mask_schedule='linear'"):
+        masked_share(jnp.zeros(()), "linear")
 
 
 def test_guidance_closed_form():

@@ -1,0 +1,118 @@
+"""From two tiny runs to files: training both stages for a step, then everything that a user does with the folder."""
+
+import json
+
+import numpy as np
+import pytest
+
+import phenaki_jax
+from phenaki_jax import media
+from phenaki_jax.__main__ import main
+from phenaki_jax.errors import UserError
+
+TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32, "tokenizer.spatial_layers": 1,
+        "generator.embed_dim": 16, "generator.heads": 2, "generator.mlp_dim": 32, "generator.layers": 1,
+        "text.embed_dim": 16, "text.heads": 2, "text.head_dim": 8, "text.mlp_dim": 32, "text.layers": 1,
+        "data.mixture": "sprite_tiny_80_20", "batch_size": 5, "train.steps": 2, "train.sample_every": 100,
+        "mesh.data": 1, "sampling.num_inference_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    import jax
+
+    from phenaki_jax.training.loop import train
+    folder = tmp_path_factory.mktemp("run")
+    for stage in ("tokenizer", "generator"):
+        config = phenaki_jax.load_config(f"configs/quickstart.py:{stage}", TINY)
+        config.data.data_dir = str(folder / "data")
+        config.tokenizer_run = str(folder / "tokenizer") if stage == "generator" else ""
+        assert train(config, folder / stage, devices=jax.devices()[:1], tensorboard=False).finished
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return phenaki_jax.PhenakiPipeline.from_pretrained(folder)
+
+
+def test_clips_images_and_seeds(pipe):
+    result = pipe(["a red circle", "a blue cross"], num_frames=11, seed=1)
+    assert result.frames.shape == (2, 11, 32, 32, 3) and result.frames.dtype == np.uint8
+    assert result.tokens.shape == (2, 6, 4, 4) and 0 <= result.tokens.min() and result.tokens.max() < 1000
+    np.testing.assert_array_equal(result.frames, pipe(["a red circle", "a blue cross"], seed=1).frames)
+    assert np.any(result.frames != pipe(["a red circle", "a blue cross"], seed=2).frames)
+    np.testing.assert_array_equal(result.frames, media.to_uint8(pipe.tokenizer.decode(result.tokens)))
+    assert pipe("a red circle", num_frames=1).frames.shape == (1, 1, 32, 32, 3)
+    assert pipe("a red circle", num_frames=21, num_videos_per_prompt=2).frames.shape == (2, 21, 32, 32, 3)
+
+
+def test_a_story_goes_on_from_its_last_frames(pipe):
+    scenes = [{"prompt": "a red circle moves left", "num_frames": 11}, {"prompt": "it is blue", "num_frames": 4}]
+    told = pipe.story(scenes, seed=3).frames
+    assert told.shape == (1, 15, 32, 32, 3)
+    other = pipe.story([scenes[0], {"prompt": "on gray", "num_frames": 4}], seed=3).frames
+    np.testing.assert_array_equal(told[:, :11], other[:, :11])
+
+
+def test_reconstruction_is_decoding_of_encoding(pipe):
+    video = np.random.default_rng(0).integers(0, 256, (2, 5, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(pipe.reconstruct(video), media.to_uint8(pipe.tokenizer.decode(pipe.encode(video))))
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda p: p("", num_frames=11), "prompt is empty"), (lambda p: p("a", num_frames=10), "frames=10"),
+    (lambda p: p("a", num_frames=0), "num_frames=0"), (lambda p: p("a", num_inference_steps=0), "num_inference_steps"),
+    (lambda p: p("a", num_frames="many"), "num_frames='many'"), (lambda p: p.story([]), "scenes"),
+    (lambda p: p.tokenizer.decode(np.full((1, 1, 4, 4), 1000)), "0..999"),
+    (lambda p: p.encode(np.zeros((1, 11, 40, 32, 3), np.uint8)), "40 x 32"),
+    (lambda p: p.stories([[{"prompt": "a", "num_frames": 11}], [{"prompt": "a", "num_frames": 12}]]), "same")])
+def test_wrong_calls_are_one_sentence(pipe, call, words):
+    with pytest.raises(UserError, match=words):
+        call(pipe)
+
+
+def test_a_tokenizer_alone_reconstructs_and_says_that_it_cannot_generate(folder):
+    alone = phenaki_jax.PhenakiPipeline.from_pretrained(folder / "tokenizer")
+    video = np.zeros((1, 1, 32, 32, 3), np.uint8)
+    assert alone.reconstruct(video).shape == video.shape
+    with pytest.raises(UserError, match="reconstruct only"):
+        alone("a red circle")
+
+
+def test_the_command_line_on_a_run(folder, tmp_path, capsys):
+    story = tmp_path / "story.json"
+    story.write_text(json.dumps([{"prompt": "a red circle", "num_frames": 11}, {"prompt": "blue", "num_frames": 6}]))
+    assert main(["generate", f"--model={folder}", f"--story={story}", f"--output={tmp_path / 'story.gif'}"]) == 0
+    assert media.read_video(tmp_path / "story.gif")[0].shape[0] == 17
+    media.write_video(tmp_path / "clip.mp4", np.zeros((11, 32, 32, 3), np.uint8), 8.0)
+    assert main(["reconstruct", f"--model={folder}", f"--input={tmp_path / 'clip.mp4'}",
+                 f"--output={tmp_path / 'again.mp4'}"]) == 0
+    assert media.read_video(tmp_path / "again.mp4")[0].shape == (11, 32, 32, 3)
+    assert main(["evaluate", f"--model={folder}", "--suite=all", "--samples=2",
+                 f"--report={tmp_path / 'report'}"]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {"tokenizer", "prompts", "image_only", "stories", "stories_truth"} <= set(report["measurements"])
+    assert report["measurements"]["stories_truth"]["motion"]["share"] == 1.0
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--prompt=a", "--frames=10"], "frames=10"), (["--prompt= "], "--prompt"),
+    (["--prompt=a", "--model=nowhere"], "nowhere")])
+def test_mistakes_end_with_two_and_leave_the_old_file(folder, tmp_path, capsys, arguments, words):
+    output = tmp_path / "out.gif"
+    output.write_bytes(b"mine")
+    assert main(["generate", f"--model={folder}", f"--output={output}", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and "Traceback" not in said
+    assert output.read_bytes() == b"mine"
+
+
+def test_another_codebook_is_a_vocabulary_mismatch(folder, tmp_path):
+    from phenaki_jax.training.loop import train
+    config = phenaki_jax.load_config("configs/quickstart.py:generator",
+                                     {**TINY, "tokenizer.levels": (4, 4), "tokenizer.codebook_size": 16})
+    config.data.data_dir, config.tokenizer_run = str(folder / "data"), str(folder / "tokenizer")
+    with pytest.raises(UserError, match="tokenizer"):
+        train(config, tmp_path / "run", tensorboard=False)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,100 @@
+"""The two stages: what the losses count, and that a mesh of eight changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from phenaki_jax.config import load_config
+from phenaki_jax.parallel import make_mesh, shard_batch
+from phenaki_jax.training import generator_stage, tokenizer_stage
+from phenaki_jax.training.optimizer import make_optimizer
+from phenaki_jax.training.state import create_state, make_step
+
+TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32, "tokenizer.spatial_layers": 1,
+        "generator.embed_dim": 16, "generator.heads": 2, "generator.mlp_dim": 32, "generator.layers": 1,
+        "text.embed_dim": 16, "text.heads": 2, "text.head_dim": 8, "text.mlp_dim": 32, "text.layers": 1,
+        "text.length": 16, "mesh.data": 1, "train.steps": 10, "optimizer.warmup_steps": 1,
+        "optimizer.learning_rate": 1e-3}
+
+
+class Spy:
+    """Stands in for a Generator: keeps what the transformer was given and answers with fixed logits."""
+    mask_id = 7
+
+    def __init__(self, logits=None):
+        self.transformer, self.logits = self, logits
+
+    def embed(self, text):
+        return text
+
+    def __call__(self, tokens, text, text_mask, key=None):
+        self.inputs = np.asarray(tokens)
+        return jnp.zeros((*tokens.shape, 7)) if self.logits is None else self.logits
+
+
+@pytest.mark.parametrize("shape, known", [((4, 6, 2, 2), 0), ((4, 6, 2, 2), 3), ((4, 1, 2, 2), 0)])
+def test_only_free_positions_are_masked_and_only_masked_ones_count(shape, known):
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, shape))
+    known_B = jnp.full(shape[0], known)
+    spy = Spy()
+    loss, _ = generator_stage.masked_loss(spy, tokens, jnp.zeros((4, 3)), None, known_B, jax.random.key(0))
+    np.testing.assert_allclose(loss, np.log(7), rtol=1e-6)  # uniform logits, whatever was masked
+    masked = spy.inputs == 7
+    assert not masked[:, :known].any() and masked.reshape(4, -1).any(1).all()
+    np.testing.assert_array_equal(spy.inputs[~masked], np.asarray(tokens)[~masked])
+    # Logits that are certain of the truth at masked places and of something wrong at all others: no loss at all.
+    right = jax.nn.one_hot(jnp.where(masked, tokens, (tokens + 1) % 7), 7) * 50.0
+    loss, accuracy = generator_stage.masked_loss(Spy(right), tokens, jnp.zeros((4, 3)), None, known_B,
+                                                 jax.random.key(0))
+    assert float(loss) < 1e-6 and float(accuracy) == 1.0
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+
+    def stream(rows, frames):
+        return {"video": rng.integers(0, 256, (rows, frames, 32, 32, 3), dtype=np.uint8),
+                "text": rng.integers(1, 200, (rows, 16)).astype(np.int32),
+                "known_frames": np.asarray([0, 5] * (rows // 2) if frames > 1 else [0] * rows, np.int32)}
+
+    return {"video": stream(16, 11), "image": stream(8, 1)}
+
+
+def losses(stage, config, mesh, batch, steps=3):
+    optimizer, schedule = make_optimizer(config, stage.axes)
+    with jax.set_mesh(mesh):
+        state = create_state(stage, optimizer, mesh, 0)
+        step = jax.jit(make_step(stage, optimizer, schedule, config), donate_argnums=0)
+        found = []
+        for _ in range(steps):
+            state, metrics = step(state, shard_batch(mesh, batch))
+            found.append(float(metrics["loss"]))
+    return found
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "generator"])
+def test_eight_devices_have_the_losses_of_one(name, batch):
+    config = load_config(f"configs/quickstart.py:{name}", TINY)
+    frozen = {}
+    if name == "generator":
+        params, variables = tokenizer_stage.make_stage(config).init(jax.random.key(1))
+        frozen = {"params": params, "variables": variables}
+    stage = {"tokenizer": tokenizer_stage, "generator": generator_stage}[name].make_stage(config, frozen)
+    one = losses(stage, config, make_mesh(config.mesh, jax.devices()[:1]), batch)
+    config.mesh.update(data=4, fsdp=2)
+    eight = losses(stage, config, make_mesh(config.mesh, jax.devices()), batch)
+    np.testing.assert_allclose(eight, one, rtol=2e-4)
+    assert one[2] != one[0]
+
+
+def test_a_stream_less_batch_still_has_a_loss(batch):
+    config = load_config("configs/quickstart.py:tokenizer", TINY)
+    stage = tokenizer_stage.make_stage(config)
+    params, variables = stage.init(jax.random.key(0))
+    for name in batch:
+        loss, (_, metrics) = jax.jit(stage.loss)(params, variables, {}, {name: batch[name]}, jax.random.key(0))
+        l2 = metrics[f"{name}/l2"]
+        np.testing.assert_allclose(loss, l2, rtol=1e-6)  # FSQ adds no term of its own
+        np.testing.assert_allclose(metrics[f"{name}/psnr"], 10 * np.log10(4 / l2), rtol=1e-5)
