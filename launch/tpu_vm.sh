@@ -2,7 +2,7 @@
 # Trains on a TPU VM of one host (v4-8, v5litepod-8, v6e-8 and smaller), from a machine with gcloud:
 #
 #   PROJECT=my-project ZONE=us-east5-b bash launch/tpu_vm.sh NAME --config=configs/sprites.py:tokenizer \
-#       --workdir=gs://bucket/sprites/tokenizer
+#       --workdir=runs/sprites/tokenizer
 #
 # It copies the committed state of this checkout to the VM NAME, installs it there and runs `phenaki train` with the
 # remaining arguments. Run again, it resumes. The VM is made beforehand and stays:

@@ -225,5 +225,7 @@ def _sampler(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--num_inference_steps={options.num_inference_steps} has to be at least 1.")
     if options.temperature is not None and options.temperature < 0:
         raise UserError(f"--temperature={options.temperature} has to be 0 or more.")
+    if options.seed < 0:
+        raise UserError(f"--seed={options.seed} has to be 0 or more.")
     names = ("guidance_scale", "num_inference_steps", "temperature")
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

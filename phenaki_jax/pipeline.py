@@ -14,11 +14,11 @@ import numpy as np
 from phenaki_jax.config import RUN_CONFIG
 from phenaki_jax.errors import UserError
 from phenaki_jax.input.text import encode_batch
-from phenaki_jax.models.build import make_generator, make_tokenizer, tokenizer_config
+from phenaki_jax.media import to_float, to_uint8
+from phenaki_jax.models.build import check_text_is_ids, make_generator, make_tokenizer, tokenizer_config
 from phenaki_jax.models.tree import Pure, Tree
 from phenaki_jax.sampling.decoding import make_sampler
 from phenaki_jax.sampling.story import tell
-from phenaki_jax.media import to_float, to_uint8
 from phenaki_jax.training.checkpoints import load_run
 
 
@@ -55,7 +55,7 @@ class BoundGenerator:
 
     def __init__(self, pure: Pure, params: Tree, variables: Tree):
         self.pure, self.params, self.variables = pure, params, variables
-        self.config = pure.module_config
+        self.config, self.has_encoder = pure.module_config, "text" in params
 
         def logits(params, variables, tokens, text, mask):
             model = pure.bind(params, variables)
@@ -64,7 +64,16 @@ class BoundGenerator:
         self._logits = jax.jit(logits)
 
     def __call__(self, tokens, text=None, text_mask=None) -> jax.Array:
-        """tokens int32, `config.codebook_size` where masked; text: ids int32 [B, P], or embeddings [B, P, E]."""
+        """tokens int32, `config.codebook_size` where masked; text: ids int32 [B, P], or embeddings [B, P, E], or None.
+
+        text_mask boolean [B, P]; by default all but padding (id 0) counts.
+        """
+        if text is None and self.config.text_dim:  # the unconditional model
+            text = jnp.zeros((tokens.shape[0], 1), jnp.int32) if self.has_encoder else jnp.zeros(
+                (tokens.shape[0], 1, self.config.text_dim))
+            text_mask = jnp.zeros((tokens.shape[0], 1), bool)
+        elif text is not None and text_mask is None:
+            text_mask = text > 0 if text.ndim == 2 else jnp.ones(text.shape[:2], bool)
         return self._logits(self.params, self.variables, tokens, text, text_mask)
 
 
@@ -108,9 +117,10 @@ class PhenakiPipeline:
         run = load_run(folder)
         config, pure = run.config, make_tokenizer(run.config)
         if run.config.stage == "tokenizer":
-            return cls(config, Tokenizer(pure, run.params, run.variables), None)
-        generator = BoundGenerator(make_generator(config), run.params, run.variables)
-        return cls(config, Tokenizer(pure, **run.frozen), generator)
+            return cls(config, Tokenizer(pure, *jax.device_put((run.params, run.variables))), None)
+        params, variables, frozen = jax.device_put((run.params, run.variables, run.frozen))
+        generator = BoundGenerator(make_generator(config), params, variables)
+        return cls(config, Tokenizer(pure, **frozen), generator)
 
     def __call__(self, prompt: str | Sequence[str], *, num_frames: int | None = None, seed: int = 0,
                  num_videos_per_prompt: int = 1, guidance_scale: float | None = None,
@@ -148,7 +158,7 @@ class PhenakiPipeline:
         (counts,) = lengths
         for count in counts:
             _at_least("num_frames", count, 1)
-        scenes = [([story[i]["prompt"] for story in stories], count) for i, count in enumerate(counts)]
+        scenes = [([story[i].get("prompt", "") for story in stories], count) for i, count in enumerate(counts)]
         return self._tell(scenes, seed, guidance_scale, num_inference_steps, temperature)
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
@@ -163,17 +173,24 @@ class PhenakiPipeline:
               temperature: float | None) -> PipelineResult:
         if self.generator is None:
             raise UserError("this run is a tokenizer's and can reconstruct only; to generate, give a generator's run")
-        if not all(isinstance(p, str) and p.strip() for prompts, _ in scenes for p in prompts):
+        check_text_is_ids(self.config)
+        length = self.config.text.length
+        prompts = [p for prompts, _ in scenes for p in prompts]
+        if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
             raise UserError("prompt is empty; say what the video shows")
+        longest = max(prompts, key=lambda p: len(p.encode()))
+        if len(longest.encode()) >= length:
+            raise UserError(f"prompt {longest[:40]!r}... has {len(longest.encode())} bytes; this model reads "
+                            f"{length - 1} (text.length={length})")
+        _at_least("seed", seed, 0)
         defaults = self.config.sampling
         steps = defaults.num_inference_steps if steps is None else steps
         guidance = defaults.guidance_scale if guidance is None else guidance
         temperature = defaults.temperature if temperature is None else temperature
         _at_least("num_inference_steps", steps, 1)
-        _at_least("temperature", temperature, 0)
+        _at_least("temperature", temperature, 0, whole=False)
         arrays = {"generator": {"params": self.generator.params, "variables": self.generator.variables},
                   "tokenizer": {"params": self.tokenizer.params, "variables": self.tokenizer.variables}}
-        length = self.config.text.length
         sampler = functools.partial(self._sampler, arrays, steps=steps, guidance=guidance, temperature=temperature)
 
         def window(video_BFYXC, prompts, key, known_steps):
@@ -186,6 +203,7 @@ class PhenakiPipeline:
         return PipelineResult(frames, tokens)
 
 
-def _at_least(name: str, value, least) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or value < least:
-        raise UserError(f"{name}={value!r} must be a number of at least {least}")
+def _at_least(name: str, value, least: int, whole: bool = True) -> None:
+    kinds = (int, np.integer) if whole else (int, float, np.number)
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+        raise UserError(f"{name}={value!r} must be a {'whole ' if whole else ''}number of at least {least}")

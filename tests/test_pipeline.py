@@ -39,10 +39,11 @@ def pipe(folder):
 def test_clips_images_and_seeds(pipe):
     result = pipe(["a red circle", "a blue cross"], num_frames=11, seed=1)
     assert result.frames.shape == (2, 11, 32, 32, 3) and result.frames.dtype == np.uint8
-    assert result.tokens.shape == (2, 6, 4, 4) and 0 <= result.tokens.min() and result.tokens.max() < 1000
+    assert result.tokens.shape == (2, 6, 4, 8) and 0 <= result.tokens.min() and result.tokens.max() < 1000
     np.testing.assert_array_equal(result.frames, pipe(["a red circle", "a blue cross"], seed=1).frames)
     assert np.any(result.frames != pipe(["a red circle", "a blue cross"], seed=2).frames)
-    np.testing.assert_array_equal(result.frames, media.to_uint8(pipe.tokenizer.decode(result.tokens)))
+    decoded = media.to_uint8(pipe.tokenizer.decode(result.tokens))  # by another program: a rounding may differ
+    assert np.abs(result.frames.astype(int) - decoded).max() <= 1
     assert pipe("a red circle", num_frames=1).frames.shape == (1, 1, 32, 32, 3)
     assert pipe("a red circle", num_frames=21, num_videos_per_prompt=2).frames.shape == (2, 21, 32, 32, 3)
 
@@ -64,12 +65,28 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
     (lambda p: p("", num_frames=11), "prompt is empty"), (lambda p: p("a", num_frames=10), "frames=10"),
     (lambda p: p("a", num_frames=0), "num_frames=0"), (lambda p: p("a", num_inference_steps=0), "num_inference_steps"),
     (lambda p: p("a", num_frames="many"), "num_frames='many'"), (lambda p: p.story([]), "scenes"),
-    (lambda p: p.tokenizer.decode(np.full((1, 1, 4, 4), 1000)), "0..999"),
+    (lambda p: p("a", num_frames=11.0), "num_frames=11.0"), (lambda p: p([]), "prompt"),
+    (lambda p: p.story([{"num_frames": 3}]), "prompt"), (lambda p: p("a" * 88), "88 bytes"),
+    (lambda p: p("a", seed=-1), "seed=-1"),
+    (lambda p: p.tokenizer.decode(np.full((1, 1, 4, 8), 1000)), "0..999"),
     (lambda p: p.encode(np.zeros((1, 11, 40, 32, 3), np.uint8)), "40 x 32"),
     (lambda p: p.stories([[{"prompt": "a", "num_frames": 11}], [{"prompt": "a", "num_frames": 12}]]), "same")])
 def test_wrong_calls_are_one_sentence(pipe, call, words):
     with pytest.raises(UserError, match=words):
         call(pipe)
+
+
+def test_fresh_models_are_ready_to_call():
+    import jax.numpy as jnp
+    config = phenaki_jax.load_config("configs/quickstart.py:generator", TINY)
+    tokenizer, generator = phenaki_jax.create_tokenizer(config, seed=0), phenaki_jax.create_generator(config, seed=0)
+    tokens = tokenizer.encode(np.zeros((2, 3, 32, 32, 3), np.float32))
+    assert tokens.shape == (2, 2, 4, 8) and tokenizer.decode(tokens).shape == (2, 3, 32, 32, 3)
+    ids = jnp.asarray([[70, 80, 1, 0], [70, 1, 0, 0]])
+    logits = generator(tokens, ids)
+    assert logits.shape == (2, 2, 4, 8, 1000)
+    np.testing.assert_allclose(logits[1], generator(tokens[1:], ids[1:, :2])[0], atol=1e-4)  # padding is masked
+    assert generator(tokens).shape == logits.shape  # without text: the unconditional model
 
 
 def test_a_tokenizer_alone_reconstructs_and_says_that_it_cannot_generate(folder):
@@ -109,10 +126,12 @@ def test_mistakes_end_with_two_and_leave_the_old_file(folder, tmp_path, capsys, 
 
 
 def test_another_codebook_is_a_vocabulary_mismatch(folder, tmp_path):
+    import jax
+
     from phenaki_jax.training.loop import train
     config = phenaki_jax.load_config("configs/quickstart.py:generator",
                                      {**TINY, "tokenizer.levels": (4, 4), "tokenizer.codebook_size": 16})
     config.data.data_dir, config.tokenizer_run = str(folder / "data"), str(folder / "tokenizer")
-    with pytest.raises(UserError, match="tokenizer"):
-        train(config, tmp_path / "run", tensorboard=False)
+    with pytest.raises(UserError, match="Vocabulary mismatch"):
+        train(config, tmp_path / "run", devices=jax.devices()[:1], tensorboard=False)
     assert not (tmp_path / "run").exists()

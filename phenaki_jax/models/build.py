@@ -8,6 +8,8 @@ from phenaki_jax.models.maskgit import Generator, MaskGITConfig
 from phenaki_jax.models.t5 import T5Config
 from phenaki_jax.models.tree import Pure
 
+ENCODERS = ("bytes", "precomputed", "none")  # trained along; a pretrained one's embeddings; a model without text
+
 
 def _sized(kind, section, name: str, **more):
     """`kind(**section)`; a field that the model does not know is the user's mistake."""
@@ -23,8 +25,17 @@ def tokenizer_config(config) -> CViViTConfig:
     return _sized(CViViTConfig, config.tokenizer, "tokenizer")
 
 
+def check_text_is_ids(config) -> None:
+    """Raises: UserError where text would come as embeddings of a pretrained encoder, which batches do not carry yet."""
+    if config.text.encoder == "precomputed":
+        raise UserError("text.encoder='precomputed' sizes a model but cannot be trained or sampled yet; "
+                        "use text.encoder='bytes'")
+
+
 def text_config(config) -> T5Config | None:
     """The text encoder that is trained along, or None where embeddings come from a pretrained one or there is none."""
+    if config.text.encoder not in ENCODERS:
+        raise UserError(f"text.encoder={config.text.encoder!r} is unknown; it is one of {', '.join(ENCODERS)}")
     section = {key: value for key, value in config.text.items() if key not in ("encoder", "length")}
     return _sized(T5Config, section, "text") if config.text.encoder == "bytes" else None
 

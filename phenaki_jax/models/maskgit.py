@@ -43,9 +43,11 @@ class MaskGITConfig:
     def __post_init__(self):
         if self.attention not in ("full", "factorised"):
             raise UserError(f"generator.attention={self.attention!r} is unknown; it is one of full, factorised")
-        if self.embed_dim % self.heads:
-            raise UserError(f"generator.embed_dim={self.embed_dim} is not a multiple of "
+        if self.heads < 1 or self.embed_dim % (2 * self.heads):
+            raise UserError(f"generator.embed_dim={self.embed_dim} is no multiple of twice "
                             f"generator.heads={self.heads}; make it one")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"generator.dtype={self.dtype!r} is unknown; it is one of float32, bfloat16")
 
 
 def code_digits(levels: tuple[int, ...]) -> np.ndarray:
@@ -69,11 +71,8 @@ class MaskGIT(nnx.Module):
         V, D, E = config.codebook_size, config.embed_dim, config.text_dim
         normal = nnx.initializers.normal
         self.embedding = nnx.Param(normal(0.05)(rngs.params(), (V + 1, D)), axes=("vocab", "embed"))
-        self.digit_embedding = self.digit_head = None
-        if config.levels:
-            shape, axes = (sum(config.levels), D), (None, "embed")
-            self.digit_embedding = nnx.Param(normal(0.05)(rngs.params(), shape), axes=axes)
-            self.digit_head = nnx.Param(normal(D ** -0.5)(rngs.params(), shape), axes=axes)
+        self.digit_embedding = self._digits(0.05, rngs) if config.levels else None
+        self.digit_head = self._digits(D ** -0.5, rngs) if config.levels else None
         self.positions = GridPositions(config.grid, D, rngs=rngs)
         self.null = nnx.Param(normal(1.0)(rngs.params(), (1, E)), axes=(None, "embed")) if E else None
         self.stack = Stack(config.layers, D, config.heads, config.mlp_dim, context_dim=E or None,
@@ -81,6 +80,10 @@ class MaskGIT(nnx.Module):
                            dropout_rate=config.dropout, unroll=config.unroll, remat=config.remat, rngs=rngs)
         self.head = kernel(rngs, (D, V), ("embed", "vocab"))
         self.head_bias = nnx.Param(jnp.zeros((V,)), axes=("vocab",))
+
+    def _digits(self, std: float, rngs: nnx.Rngs) -> nnx.Param:
+        shape = (sum(self.config.levels), self.config.embed_dim)
+        return nnx.Param(std * jax.random.normal(rngs.params(), shape), axes=(None, "embed"))
 
     @property
     def mask_id(self) -> int:

@@ -5,11 +5,10 @@ from typing import Callable
 import jax
 import numpy as np
 
+from phenaki_jax.errors import UserError
+from phenaki_jax.input.schema import KNOWN_FRAMES
 from phenaki_jax.media import to_float
 from phenaki_jax.models.cvivit import CViViTConfig
-
-KEPT_FRAMES = 5  # K: frames that are encoded anew and frozen
-
 
 def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTConfig,
          key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +24,9 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
       window's frames beyond its scene's end are cropped; the tokens that made them are kept.
     """
     batch, pt = len(scenes[0][0]), sizes.patch[0]
-    known = min(KEPT_FRAMES, sizes.frames - pt)  # a window must have room for something new
+    if sizes.frames == 1 and sum(count for _, count in scenes) > 1:
+        raise UserError("tokenizer.frames=1: this model makes images only; ask for num_frames=1")
+    known = min(KNOWN_FRAMES, sizes.frames - pt)  # K; a window must have room for something new
     known -= (known - 1) % pt
     frames, tokens = None, []
     for prompts, count in scenes:

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.media import to_float, to_uint8
-from phenaki_jax.models.build import make_generator, make_tokenizer, tokenizer_config
+from phenaki_jax.models.build import check_text_is_ids, make_generator, make_tokenizer, tokenizer_config
 from phenaki_jax.models.maskgit import Generator
 from phenaki_jax.pictures import sheet
 from phenaki_jax.sampling.decoding import make_sampler
-from phenaki_jax.sampling.schedules import latent_steps, random_mask
+from phenaki_jax.sampling.schedules import latent_steps, masked_share, random_mask
 from phenaki_jax.training.stage import Stage
 
 
@@ -43,11 +43,13 @@ def make_stage(config, frozen=None) -> Stage:
     Args:
       frozen: {"params", "variables"} of the tokenizer's run.
     """
+    masked_share(0.5, config.train.mask_schedule)  # an unknown name is said before anything is built
     pure, tokenizer = make_generator(config), make_tokenizer(config)
     sizes = tokenizer_config(config)
     text_drop = config.data.text_drop
 
     def loss(params, variables, frozen, batch, key):
+        check_text_is_ids(config)
         model = pure.bind(params, variables)
         encoder = tokenizer.bind(**frozen)
         rows = {name: stream["video"].shape[0] for name, stream in batch.items()}
@@ -67,7 +69,7 @@ def make_stage(config, frozen=None) -> Stage:
 
     def samples(params, variables, frozen, batch, key):
         stream = batch["video" if "video" in batch else "image"]
-        video, text, known = (np.asarray(stream[name])[:4] for name in ("video", "text", "known_frames"))
+        video, text = (np.asarray(stream[name])[:4] for name in ("video", "text"))
         tokens, frames = sampler(
             {"generator": {"params": params, "variables": variables}, "tokenizer": frozen}, to_float(jnp.asarray(video)),
             jnp.asarray(text), jnp.asarray(text > 0), key, known_steps=0, steps=config.sampling.num_inference_steps,

@@ -26,9 +26,11 @@ from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.state import abstract_state, create_state, make_step
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
-FREE_FIELDS = ("train.steps", "mesh.", "data.data_dir")
+FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
+               "data.data_dir", "sampling.")
 # Fields of a tokenizer that leave its tokens' meaning and its arrays as they are.
-FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.dtype")
+FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.dtype", "tokenizer.unroll",
+                         "tokenizer.remat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,8 @@ def train(
 
     Raises: UserError for a folder that holds another run, a mesh, a tokenizer or a checkpoint that does not fit.
     """
+    if "://" in str(workdir):
+        raise UserError(f"--workdir={workdir} is no local folder; runs are kept on a local or mounted disk for now.")
     workdir = Path(workdir)
     configs.check(config)
     config = configs.resolve(config, workdir)
@@ -194,6 +198,8 @@ def _check_folder(config, workdir: Path, steps_saved: list[int]) -> None:
         if steps_saved:
             raise UserError(f"{str(workdir)!r} has checkpoints but no {configs.RUN_CONFIG}; give another --workdir.")
         return
+    if not steps_saved:
+        return  # begun and never saved: nothing is lost by another config
     old = configs.read_run_config(workdir)
     free = FREE_FIELDS
     if old.get("tokenizer_run") and not Path(old.tokenizer_run).exists():

@@ -81,7 +81,10 @@ def test_shares_that_are_no_whole_rows_name_the_nearest_sizes(make, batch_size, 
 def test_shares_of_the_registered_mixtures():
     shares = {name: _shares(name) for name in (
         "sprite_stories_80_20", "sprite_stories_50_50", "sprite_stories_video_only",
-        "sprite_digits_80_20", "sprite_digits_50_50", "sprite_digits_video_only")}
+        "sprite_digits_80_20", "sprite_digits_50_50", "sprite_digits_video_only",
+        "sprite_tokenizer_80_20", "sprite_digits_tokenizer_80_20")}
+    for name in ("sprite_tokenizer_80_20", "sprite_digits_tokenizer_80_20"):
+        assert shares[name] == shares["sprite_stories_80_20"]
     for world in ("stories", "digits"):
         assert shares[f"sprite_{world}_80_20"] == {"video": Fraction(4, 5), "image": Fraction(1, 5)}
         assert shares[f"sprite_{world}_50_50"] == {"video": Fraction(1, 2), "image": Fraction(1, 2)}

@@ -63,3 +63,24 @@ def test_what_does_not_fit_is_said():
         preprocess.cut_story({**story((10,)), "seed": 0}, LENGTHS)
     with pytest.raises(UserError, match="2 frames"):
         preprocess.cut_image({"video": np.zeros((2, 2, 2, 3)), "caption": ""}, LENGTHS)
+
+
+def test_a_sliding_image_moves_at_one_velocity_or_rests():
+    """The centroid of a bright square follows a straight line, the same for the same seed."""
+    image = np.full((1, 32, 32, 3), 10, np.uint8)
+    image[0, 13:19, 13:19] = 250
+    rests, speeds = 0, []
+    for seed in range(60):
+        record = {"video": image, "caption": "a square", "seed": seed}
+        row = preprocess.slide_image(record, {"video": 11})
+        assert row["video"].shape == (11, 32, 32, 3) and row["known_frames"] == 0
+        np.testing.assert_array_equal(row["video"], preprocess.slide_image(record, {"video": 11})["video"])
+        weight = row["video"][..., 0].astype(float) - 10
+        rows, columns = np.mgrid[:32, :32]
+        track = np.stack([(weight * axis).sum((1, 2)) / weight.sum((1, 2)) for axis in (rows, columns)], axis=1)
+        np.testing.assert_allclose(np.diff(track, n=2, axis=0), 0, atol=0.05)
+        np.testing.assert_allclose(track[5], 15.5, atol=0.05)  # the middle frame is the image itself
+        speed = np.abs(track[1] - track[0])
+        rests += speed.max() < 1e-6
+        speeds.append(speed.max())
+    assert 4 <= rests <= 22 and max(speeds) <= 32 / 25 + 0.02 and max(speeds) > 0.8

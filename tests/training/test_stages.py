@@ -39,7 +39,7 @@ def test_only_free_positions_are_masked_and_only_masked_ones_count(shape, known)
     known_B = jnp.full(shape[0], known)
     spy = Spy()
     loss, _ = generator_stage.masked_loss(spy, tokens, jnp.zeros((4, 3)), None, known_B, jax.random.key(0))
-    np.testing.assert_allclose(loss, np.log(7), rtol=1e-6)  # uniform logits, whatever was masked
+    np.testing.assert_allclose(loss, np.log(7), rtol=1e-5)  # uniform logits, whatever was masked
     masked = spy.inputs == 7
     assert not masked[:, :known].any() and masked.reshape(4, -1).any(1).all()
     np.testing.assert_array_equal(spy.inputs[~masked], np.asarray(tokens)[~masked])
