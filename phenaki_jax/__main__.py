@@ -1,6 +1,7 @@
 """The command line: `phenaki VERB …`, also `python -m phenaki_jax VERB …`.
 
-Exit codes: 0 done; 1 doctor found something; 2 a mistake of the user's, said in one sentence; 130 asked to stop (and saved).
+Exit codes: 0 done; 1 doctor found something; 2 a mistake of the user's, said in one sentence; 130 asked to stop (and
+saved).
 """
 
 import argparse

@@ -46,8 +46,8 @@ class CViViTConfig:
         if len(self.patch) != 3 or min(self.patch) < 1:
             raise UserError(f"tokenizer.patch={self.patch} must be frames, rows and columns, each at least 1")
         if self.heads < 1 or self.embed_dim % (2 * self.heads):
-            raise UserError(f"tokenizer.embed_dim={self.embed_dim} is no multiple of twice tokenizer.heads={self.heads};"
-                            " rotary positions need heads of even width")
+            raise UserError(f"tokenizer.embed_dim={self.embed_dim} is no multiple of twice "
+                            f"tokenizer.heads={self.heads}; rotary positions need heads of even width")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"tokenizer.dtype={self.dtype!r} is unknown; it is one of float32, bfloat16")
         for name in ("height", "width"):
