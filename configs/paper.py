@@ -5,8 +5,9 @@
         --config.tokenizer_run=runs/paper/tokenizer
 
 Arguments: `tokenizer` (table 6), `generator` (table 7, 1.8 B), `generator_0.9b` (B.3), `prediction` (5 frames to 11 at
-64 x 64 without text, Kinetics-600; its dropout is on the residual branches, not on attention weights). Their data
-is not open: name a mixture of your own with --config.data.mixture. The generators size their text as T5-XXL embeddings, which batches do not carry yet: to train one
+64 x 64 without text, Kinetics-600; its dropout is on the residual branches, not on attention weights, and its tokenizer
+is not `tokenizer`: train one of the same sizes). Their data is not open: name a mixture of your own with
+--config.data.mixture. The generators size their text as T5-XXL embeddings, which batches do not carry yet: to train one
 now, give it an encoder of its own (--config.text.encoder=bytes and its sizes).
 """
 

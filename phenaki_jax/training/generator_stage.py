@@ -72,7 +72,8 @@ def make_stage(config, frozen=None) -> Stage:
         video, text = (np.asarray(stream[name])[:4] for name in ("video", "text"))
         tokens, frames = sampler(
             {"generator": {"params": params, "variables": variables}, "tokenizer": frozen},
-            to_float(jnp.asarray(video)), jnp.asarray(text), jnp.asarray(text > 0), key, known_steps=0, steps=config.sampling.num_inference_steps,
+            to_float(jnp.asarray(video)), jnp.asarray(text), jnp.asarray(text > 0), key, known_steps=0,
+            steps=config.sampling.num_inference_steps,
             guidance=config.sampling.guidance_scale, temperature=config.sampling.temperature)
         return sheet({"truth": video, "generated": to_uint8(frames)})
 
