@@ -12,7 +12,6 @@ from phenaki_jax import config as configs
 from phenaki_jax.errors import UserError
 
 STOPPED = 130
-SUITES = ("tokenizer", "attributes", "stories")
 Overrides = Mapping[str, str]
 
 
@@ -89,10 +88,12 @@ def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
-    suites = SUITES if options.suite == "all" else tuple(options.suite.split(","))
-    unknown = [suite for suite in suites if suite not in SUITES]
+    from phenaki_jax import quickstart as world
+
+    suites = world.SUITES if options.suite == "all" else tuple(options.suite.split(","))
+    unknown = [suite for suite in suites if suite not in world.SUITES]
     if unknown:
-        known = ", ".join(SUITES)
+        known = ", ".join(world.SUITES)
         raise UserError(f"--suite={options.suite!r} has {unknown[0]!r}, which is not one of {known} or all.")
     if options.samples is not None and options.samples < 1:
         raise UserError(f"--samples={options.samples} has to be at least 1.")
@@ -101,7 +102,6 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
         raise UserError(f"--report={options.report!r} has to end in .json or .md, or to be a folder.")
     config = model_config(options.model)
     pipe = load_pipeline(options.model)
-    from phenaki_jax import quickstart as world
     from phenaki_jax.evaluation import report
 
     sizes = world.Sizes(*[options.samples] * 4) if options.samples else world.Sizes()

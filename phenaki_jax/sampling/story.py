@@ -10,6 +10,7 @@ from phenaki_jax.input.schema import KNOWN_FRAMES
 from phenaki_jax.media import to_float
 from phenaki_jax.models.cvivit import CViViTConfig
 
+
 def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTConfig,
          key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Generates scenes one after the other, window by window.
