@@ -2,22 +2,33 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
-def rotary(x_BSHK: jax.Array, positions_S: jax.Array, base: float = 10_000.0) -> jax.Array:
+def rotary(x_BSHK: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Array:
     """Rotates pairs of features by angles that grow with position (RoFormer, arXiv 2104.09864, section 3.2).
 
     Args:
-      x_BSHK: queries or keys; K is even. positions_S: integer positions, of any length and origin.
+      x_BSHK: queries or keys; K is even.
+      positions: integers, of any length and origin: [S], or [S, A] for places of a grid of A axes, each of which
+        turns a share of the pairs (K / 2 of them, dealt out in turn).
     """
-    half = x_BSHK.shape[-1] // 2
-    frequency_K = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_S1K = (positions_S[:, None].astype(jnp.float32) * frequency_K)[:, None, :]
+    half, positions_SA = x_BSHK.shape[-1] // 2, positions.reshape(positions.shape[0], -1)
+    axes = positions_SA.shape[1]
+    axis_K = np.arange(half) % axes
+    rank_K = np.arange(half) // axes
+    frequency_K = base ** (-rank_K * axes / half)
+    angle_S1K = (positions_SA[:, axis_K].astype(jnp.float32) * frequency_K)[:, None, :]
     sin, cos = jnp.sin(angle_S1K), jnp.cos(angle_S1K)
     first, second = jnp.split(x_BSHK.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x_BSHK.dtype)
+
+
+def grid_places(grid: tuple[int, ...]) -> np.ndarray:
+    """The place along each axis of each token of a grid in raster order: int32 [S, axes]."""
+    return np.stack([axis.reshape(-1) for axis in np.indices(grid)], axis=1).astype(np.int32)
 
 
 class GridPositions(nnx.Module):

@@ -11,7 +11,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import kernel, project
 from phenaki_jax.layers.positions import GridPositions
 from phenaki_jax.layers.transformer import Stack, in_space, in_time
-from phenaki_jax.models.quantizers import Quantized, make_quantizer
+from phenaki_jax.models.quantizers import Quantized, make_quantizer, swap_codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class CViViTConfig:
     frames, height, width: of the clips it is trained on; frames = 1 + patch[0] * k.
     patch: frames, rows and columns of a token; the first frame has patches of one frame.
     codebook_size, code_dim, commitment: of `vq`; `levels`: of `fsq`, whose product is the codebook's size.
+    code_noise: largest share of codes that training swaps for others before decoding; see `swap_codes`.
     qk_norm: normalise queries and keys. unroll, remat: how the layers' scan is compiled.
     """
     frames: int = 11
@@ -37,6 +38,7 @@ class CViViTConfig:
     code_dim: int = 32
     levels: tuple[int, ...] = ()
     commitment: float = 0.25
+    code_noise: float = 0.0
     qk_norm: bool = False
     unroll: bool = False
     remat: bool = False
@@ -48,6 +50,8 @@ class CViViTConfig:
         if self.heads < 1 or self.embed_dim % (2 * self.heads):
             raise UserError(f"tokenizer.embed_dim={self.embed_dim} is no multiple of twice "
                             f"tokenizer.heads={self.heads}; rotary positions need heads of even width")
+        if not 0 <= self.code_noise <= 1:
+            raise UserError(f"tokenizer.code_noise={self.code_noise} must be a share from 0 to 1")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"tokenizer.dtype={self.dtype!r} is unknown; it is one of float32, bfloat16")
         for name in ("height", "width"):
@@ -169,4 +173,7 @@ class CViViT(nnx.Module):
                  key: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
         """The reconstruction (not clipped) and what the quantizer says, its loss among it."""
         quantized = self.quantizer(self._vectors(video_BFYXC), train=train, key=key)
-        return self._pixels(quantized.codes), quantized
+        codes = quantized.codes
+        if train and self.config.code_noise:
+            codes = swap_codes(codes, jax.random.fold_in(key, 1), self.config.code_noise)
+        return self._pixels(codes), quantized

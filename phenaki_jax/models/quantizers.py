@@ -40,6 +40,20 @@ def usage_metrics(counts_V: jax.Array) -> dict[str, jax.Array]:
     return {"codebook_usage": jnp.mean(counts_V > 2.0 ** -7), "codebook_perplexity": jnp.exp(entropy)}
 
 
+def swap_codes(codes_BTHWE: jax.Array, key: jax.Array, share: float) -> jax.Array:
+    """Puts codes of other places and clips of the batch where codes stood, so that a decoder learns to mend tokens.
+
+    A generator's tokens are not all right; a decoder that has met wrong ones paints what most of them say (training
+    on disturbed latents: arXiv 2507.15856). A quarter of the clips stay whole; in the others up to `share` of the
+    places is swapped, uniformly.
+    """
+    share_key, place_key, order_key = jax.random.split(key, 3)
+    share_B111 = share * jnp.maximum(jax.random.uniform(share_key, (len(codes_BTHWE), 1, 1, 1), minval=-1 / 3), 0)
+    swapped_BTHW = jax.random.uniform(place_key, codes_BTHWE.shape[:-1]) < share_B111
+    others_NE = jax.random.permutation(order_key, codes_BTHWE.reshape(-1, codes_BTHWE.shape[-1]))
+    return jnp.where(swapped_BTHW[..., None], others_NE.reshape(codes_BTHWE.shape), codes_BTHWE)
+
+
 class Quantizer(nnx.Module):
     """What all quantizers share: running counts of how often each code was chosen."""
 

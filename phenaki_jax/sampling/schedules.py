@@ -26,17 +26,24 @@ def masked_counts(steps: int, free: int) -> np.ndarray:
     return np.minimum(counts, free)
 
 
+LOG_SPAN = 400.0  # 'log' lets the visible share fall evenly over this range of orders before it is 0
+
+
 def masked_share(u: jax.Array, schedule: str) -> jax.Array:
     """The share gamma in [0, 1] of masked tokens in training, from u uniform in [0, 1].
 
     'uniform' is the paper's (section 2.2); 'cosine' = cos(pi/2 u) is what decoding by `masked_counts` will meet, and
     shows the model almost empty grids, where the text decides, three times as often (MaskGIT, section 3.3).
+    'log' draws the logarithm of the visible share evenly, so one grid in ten shows less than half a percent: with the
+    others a few visible tokens tell background and colour, and the text is hardly learned from.
     """
     if schedule == "uniform":
         return u
     if schedule == "cosine":
         return jnp.cos(jnp.pi / 2 * u)
-    raise UserError(f"train.mask_schedule={schedule!r} is unknown; it is one of uniform, cosine")
+    if schedule == "log":
+        return 1 - jnp.expm1(u * jnp.log(LOG_SPAN)) / (LOG_SPAN - 1)
+    raise UserError(f"train.mask_schedule={schedule!r} is unknown; it is one of uniform, cosine, log")
 
 
 def random_mask(key: jax.Array, free_BS: jax.Array, schedule: str = "uniform") -> jax.Array:

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.models.maskgit import Generator, MaskGITConfig, code_digits
+from phenaki_jax.layers.positions import grid_places, rotary
+from phenaki_jax.models.maskgit import CodeTable, Generator, MaskGITConfig, code_digits, surroundings
 from phenaki_jax.models.quantizers import FSQ
 from phenaki_jax.models.t5 import T5Config
 from phenaki_jax.models.tree import Pure
@@ -16,10 +17,17 @@ TEXT = T5Config(vocab_size=40, embed_dim=12, layers=1, heads=2, head_dim=6, mlp_
 SIZES = dict(codebook_size=20, grid=(3, 2, 2), text_dim=12, embed_dim=16, layers=2, heads=2, mlp_dim=32)
 
 
-@pytest.fixture(scope="module", params=[("full", ()), ("factorised", (5, 4))], ids=["full", "factorised-digits"])
+VARIANTS = {
+    "paper": {},
+    "factorised-digits": dict(attention="factorised", levels=(5, 4)),
+    "grouped": dict(group=(2, 1), rotary=True),
+    "grouped-neighbours-digits": dict(group=(1, 2), neighbours=3, rotary=True, levels=(5, 4)),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())
 def logits(request):
-    attention, levels = request.param
-    sizes = MaskGITConfig(attention=attention, levels=levels, **SIZES)
+    sizes = MaskGITConfig(**request.param, **SIZES)
     pure = Pure(lambda rngs: Generator(sizes, TEXT, rngs=rngs))
     arrays = pure.init(jax.random.key(0))
 
@@ -57,6 +65,10 @@ def test_sizes_that_do_not_fit_are_refused():
         MaskGITConfig(attention="axial", **SIZES)
     with pytest.raises(UserError, match="generator.heads=3"):
         MaskGITConfig(**{**SIZES, "heads": 3})
+    with pytest.raises(UserError, match=r"generator.group=\(3, 1\)"):
+        MaskGITConfig(group=(3, 1), **SIZES)
+    with pytest.raises(UserError, match="generator.neighbours=-1"):
+        MaskGITConfig(neighbours=-1, **SIZES)
 
 
 def test_digits_are_those_of_the_quantizer():
@@ -68,3 +80,44 @@ def test_digits_are_those_of_the_quantizer():
     codes = np.asarray(quantizer.codes(jnp.arange(20)))
     np.testing.assert_allclose(codes[:, 0] * 2 + 2, digits[:, :5].argmax(1))
     np.testing.assert_allclose(codes[:, 1] * 2 + 2, digits[:, 5:].argmax(1))
+
+
+def test_a_table_adds_what_digits_say_and_leaves_the_mask_alone():
+    table = CodeTable(2, 21, (5, 4), 3, 1.0, rngs=nnx.Rngs(0))
+    own, digits, vectors = (np.asarray(x) for x in (table.own[...], table.digits[...], table()))
+    for slot, code in np.ndindex(2, 20):
+        said = digits[slot, code % 5] + digits[slot, 5 + code // 5]
+        np.testing.assert_allclose(vectors[slot, code], own[slot, code] + said, rtol=1e-5)
+    np.testing.assert_array_equal(vectors[:, 20], own[:, 20])
+
+
+@pytest.mark.parametrize("group", [(1, 1), (2, 3)])
+def test_surroundings_are_what_lies_around_a_group(group):
+    """Against a walk over every place with an explicit test for the grid's borders."""
+    T, H, W, (rows, columns) = 2, 4, 6, group
+    x = np.random.default_rng(0).normal(size=(1, T, H, W, 2)).astype(np.float32)
+    found = np.asarray(surroundings(jnp.asarray(x), group))
+    assert found.shape == (1, T, H // rows, W // columns, 3 * (rows + 2) * (columns + 2) * 2)
+    for t, row, column in np.ndindex(T, H // rows, W // columns):
+        expected = []
+        for step in (t - 1, t, t + 1):
+            for y in range(row * rows - 1, row * rows + rows + 1):
+                for z in range(column * columns - 1, column * columns + columns + 1):
+                    inside = 0 <= step < T and 0 <= y < H and 0 <= z < W
+                    expected.append(x[0, step, y, z] if inside else np.zeros(2))
+        np.testing.assert_array_equal(found[0, t, row, column], np.concatenate(expected))
+
+
+def test_rotary_scores_tell_the_distance_along_each_axis_and_not_the_place():
+    places = grid_places((2, 3, 4))
+    np.testing.assert_array_equal(places, list(np.ndindex(2, 3, 4)))
+    query, key = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 12)).astype(np.float32)
+
+    def score(a, b):
+        turned = [rotary(jnp.asarray(x), jnp.asarray([place])) for x, place in ((query, a), (key, b))]
+        return float(jnp.sum(turned[0] * turned[1]))
+
+    base = score((1, 2, 3), (0, 2, 1))
+    assert score((4, 3, 9), (3, 3, 7)) == pytest.approx(base, abs=1e-4)  # moved as one
+    for other in ((1, 2, 1), (0, 1, 1), (0, 2, 2)):
+        assert abs(score((1, 2, 3), other) - base) > 1e-3

@@ -47,6 +47,13 @@ def test_the_cosine_share_has_its_distribution():
         np.testing.assert_allclose(np.mean(share > x), 2 / np.pi * np.arccos(x), atol=0.03)
 
 
+def test_log_schedule_spreads_the_visible_share_evenly_over_orders_of_magnitude():
+    visible = 1 - np.asarray(masked_share(jnp.linspace(0, 1, 100_001), "log"), np.float64)
+    assert visible[0] == 0 and visible[-1] == pytest.approx(1, abs=1e-5) and np.all(np.diff(visible) >= 0)
+    for share in (0.003, 0.05, 0.25, 0.7):
+        assert np.mean(visible <= share) == pytest.approx(np.log1p(399 * share) / np.log(400), abs=1e-3)
+
+
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(UserError, match="train.mask_schedule='linear'"):
         masked_share(jnp.zeros(()), "linear")
