@@ -11,7 +11,6 @@ from phenaki_jax.input.seqio_source import CUT, FEATURES, TOKENIZED, NumpyStep, 
 CUTS = {"clips": preprocess.cut_clip, "stories": preprocess.cut_story, "images": preprocess.cut_image}
 
 
-
 def _add(name: str, config, stream: str, cut) -> None:
     seqio.TaskRegistry.add(
         name,

@@ -171,7 +171,11 @@ class CViViT(nnx.Module):
 
     def __call__(self, video_BFYXC: jax.Array, *, train: bool = False,
                  key: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
-        """The reconstruction (not clipped) and what the quantizer says, its loss among it."""
+        """The reconstruction (not clipped) and what the quantizer says, its loss among it.
+
+        Args:
+          train: counts codes and, with config.code_noise, reconstructs from disturbed codes; both may need `key`.
+        """
         quantized = self.quantizer(self._vectors(video_BFYXC), train=train, key=key)
         codes = quantized.codes
         if train and self.config.code_noise:

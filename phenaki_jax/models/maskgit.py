@@ -60,6 +60,9 @@ class MaskGITConfig:
         if self.heads < 1 or self.embed_dim % (2 * self.heads):
             raise UserError(f"generator.embed_dim={self.embed_dim} is no multiple of twice "
                             f"generator.heads={self.heads}; make it one")
+        if self.rotary and self.embed_dim // self.heads < 6:
+            raise UserError(f"generator.heads={self.heads} leaves {self.embed_dim // self.heads} features a head; "
+                            "generator.rotary needs 6, a pair for each of time, rows and columns")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"generator.dtype={self.dtype!r} is unknown; it is one of float32, bfloat16")
 

@@ -29,8 +29,8 @@ from phenaki_jax.training.state import abstract_state, create_state, make_step
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
                "data.data_dir", "sampling.")
 # Fields of a tokenizer that leave its tokens' meaning and its arrays as they are.
-FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.dtype", "tokenizer.unroll",
-                         "tokenizer.remat")
+FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.code_noise", "tokenizer.dtype",
+                         "tokenizer.unroll", "tokenizer.remat")
 
 
 @dataclasses.dataclass(frozen=True)

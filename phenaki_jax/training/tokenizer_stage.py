@@ -14,6 +14,7 @@ from phenaki_jax.training.stage import Stage
 def loss_terms(model: CViViT, video_BFYXC: jax.Array, key: jax.Array) -> tuple[dict[str, jax.Array], dict]:
     """Every term of the loss of one stream, unweighted, and the quantizer's metrics.
 
+    With tokenizer.code_noise the reconstruction is from disturbed codes, so l2 and psnr are worse than what it can do.
     Terms that compare video with reconstruction (perceptual, adversarial) join here, each under its own name.
     """
     reconstruction, quantized = model(video_BFYXC, train=True, key=key)

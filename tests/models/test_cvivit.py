@@ -85,3 +85,15 @@ def test_sizes_that_do_not_fit_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         sizes = CViViTConfig(**{**SIZES, "quantizer": "fsq", **change})
         Pure(lambda rngs: CViViT(sizes, rngs=rngs))
+
+
+def test_code_noise_disturbs_training_and_nothing_else(video):
+    sizes = [CViViTConfig(quantizer="fsq", code_noise=noise, **SIZES) for noise in (0.0, 1.0)]
+    clean, noisy = [Pure(lambda rngs, s=s: CViViT(s, rngs=rngs)) for s in sizes]
+    arrays = clean.init(jax.random.key(0))
+    call = lambda pure, train: pure.bind(*arrays)(video, train=train, key=jax.random.key(1))
+    np.testing.assert_array_equal(call(noisy, False)[0], call(clean, False)[0])
+    np.testing.assert_array_equal(call(noisy, True)[1].tokens, call(clean, True)[1].tokens)
+    assert np.any(call(noisy, True)[0] != call(clean, True)[0])
+    with pytest.raises(UserError, match="tokenizer.code_noise=-0.1"):
+        CViViTConfig(code_noise=-0.1, **SIZES)

@@ -67,6 +67,8 @@ def test_sizes_that_do_not_fit_are_refused():
         MaskGITConfig(**{**SIZES, "heads": 3})
     with pytest.raises(UserError, match=r"generator.group=\(3, 1\)"):
         MaskGITConfig(group=(3, 1), **SIZES)
+    with pytest.raises(UserError, match="generator.rotary needs 6"):
+        MaskGITConfig(rotary=True, **{**SIZES, "heads": 4})
     with pytest.raises(UserError, match="generator.neighbours=-1"):
         MaskGITConfig(neighbours=-1, **SIZES)
 
