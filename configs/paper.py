@@ -122,6 +122,7 @@ def _base() -> ConfigDict:
         "sample_every": 5_000,
         "ema_decay": 0.9999,
         "mask_schedule": "uniform",
+        "first_given": 0.0,
     })
     config.sampling = ConfigDict({
         "num_inference_steps": 48,

@@ -73,6 +73,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "heads": 4,
         "head_dim": 16,
         "mlp_dim": 128,
+        "local": 6.0,  # heads begin by looking at the letters before: words are read four times sooner
         "unroll": True,
     })
     config.data = ConfigDict({
@@ -97,13 +98,14 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "end_factor": 0.01,
     })
     config.train = ConfigDict({
-        "steps": 1200 if arg == "tokenizer" else 1800,
+        "steps": 1200 if arg == "tokenizer" else 2000,
         "log_every": 20,
         "checkpoint_every": 500,
         "keep": 2,
         "sample_every": 1000,
         "ema_decay": 0.995,
         "mask_schedule": "log",
+        "first_given": 0.4,  # clips whose first latent step is known: from them motion is learned
     })
     config.sampling = ConfigDict({
         "num_inference_steps": 12,

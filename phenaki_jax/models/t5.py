@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.layers.transformer import Stack
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Sizes of a T5 encoder. `vocab_size` is 384 for ByT5's ids; 1.1 and later gate their MLP with a gelu."""
+    """Sizes of a T5 encoder. `vocab_size` is 384 for ByT5's ids; 1.1 and later gate their MLP with a gelu.
+
+    local: the bias, before training, of head h for the key h places before its query; 0 for T5's random biases. An
+      encoder over bytes must first put letters together, and with 6 it begins by doing so: it reads captions of the
+      sprite world after a quarter of the steps (docs/results/quickstart.md).
+    """
     vocab_size: int = 384
     embed_dim: int = 128
     layers: int = 2
@@ -23,8 +29,14 @@ class T5Config:
     activation: str = "gelu"
     buckets: int = 32
     max_distance: int = 128
+    local: float = 0.0
     unroll: bool = False
     dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.local and self.heads > self.buckets // 4:
+            raise UserError(f"text.local={self.local} wants a distance of its own for each of text.heads={self.heads}; "
+                            f"text.buckets={self.buckets} has {self.buckets // 4}")
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
@@ -49,8 +61,10 @@ class T5Encoder(nnx.Module):
         normal = nnx.initializers.normal
         self.embedding = nnx.Param(normal(1.0)(rngs.params(), (config.vocab_size, config.embed_dim)),
                                    axes=("vocab", "embed"))
-        self.relative_bias = nnx.Param(normal(0.3)(rngs.params(), (config.buckets, config.heads)),
-                                       axes=(None, "heads"))
+        bias = normal(0.3)(rngs.params(), (config.buckets, config.heads))
+        if config.local:
+            bias = config.local * jnp.eye(config.buckets, config.heads)  # bucket h is the key h places back
+        self.relative_bias = nnx.Param(bias, axes=(None, "heads"))
         self.stack = Stack(config.layers, config.embed_dim, config.heads, config.mlp_dim, head_dim=config.head_dim,
                            scale=1.0, activation=getattr(jax.nn, config.activation), gated=config.gated,
                            unroll=config.unroll, rngs=rngs)

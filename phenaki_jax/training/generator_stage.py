@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.media import to_float, to_uint8
 from phenaki_jax.models.build import check_text_is_ids, make_generator, make_tokenizer, tokenizer_config
 from phenaki_jax.models.maskgit import Generator
@@ -37,6 +38,19 @@ def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_
     return jnp.sum(entropy * mask_BTHW) / count, jnp.sum(hits * mask_BTHW) / count
 
 
+def give_first(known_B: jax.Array, share: float, key: jax.Array) -> jax.Array:
+    """Gives the first latent step too in a `share` of the clips of which nothing is given (random each time).
+
+    How such a clip goes on stands in its text alone, and where its object is need not be guessed: motion is learned
+    from these rows. They are also what continuing a picture needs.
+
+    Args:
+      known_B: latent steps given so far, int32.
+    """
+    chosen_B = jax.random.uniform(key, known_B.shape) < share
+    return jnp.where(chosen_B, jnp.maximum(known_B, 1), known_B)
+
+
 def make_stage(config, frozen=None) -> Stage:
     """The generator's stage over a trained tokenizer.
 
@@ -46,7 +60,9 @@ def make_stage(config, frozen=None) -> Stage:
     masked_share(0.5, config.train.mask_schedule)  # an unknown name is said before anything is built
     pure, tokenizer = make_generator(config), make_tokenizer(config)
     sizes = tokenizer_config(config)
-    text_drop = config.data.text_drop
+    text_drop, first_given = config.data.text_drop, config.train.first_given
+    if not 0 <= first_given <= 1:
+        raise UserError(f"train.first_given={first_given} must be a share from 0 to 1")
 
     def loss(params, variables, frozen, batch, key):
         check_text_is_ids(config)
@@ -55,10 +71,12 @@ def make_stage(config, frozen=None) -> Stage:
         rows = {name: stream["video"].shape[0] for name, stream in batch.items()}
         total, metrics = 0.0, {}
         for index, (name, stream) in enumerate(sorted(batch.items())):
-            drop_key, loss_key = jax.random.split(jax.random.fold_in(key, index))
+            drop_key, given_key, loss_key = jax.random.split(jax.random.fold_in(key, index), 3)
             tokens = jax.lax.stop_gradient(encoder.encode(to_float(stream["video"])))
             keep_B1 = jax.random.uniform(drop_key, (rows[name], 1)) >= text_drop
             known_B = latent_steps(stream["known_frames"], sizes.patch[0])
+            if tokens.shape[1] > 1:
+                known_B = give_first(known_B, first_given, given_key)
             value, accuracy = masked_loss(model, tokens, stream["text"], (stream["text"] > 0) & keep_B1, known_B,
                                           loss_key, config.train.mask_schedule)
             total += rows[name] / sum(rows.values()) * value

@@ -5,7 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.models.t5 import T5Config, T5Encoder, relative_buckets
 from phenaki_jax.models.tree import Pure
 
@@ -45,3 +47,27 @@ def test_there_are_no_biases_and_one_table_of_relative_positions():
     D, inner, M, L = 16, 16, 24, 2
     expected = 40 * D + 32 * 2 + L * (4 * D * inner + 3 * D * M + 2 * D) + D
     assert sum(x.size for x in jax.tree.leaves(params)) == expected and variables == {}
+
+
+def test_local_heads_begin_with_the_letters_before():
+    config = T5Config(vocab_size=300, embed_dim=16, layers=1, heads=3, head_dim=8, mlp_dim=16, local=200.0, unroll=True)
+    pure = Pure(lambda rngs: T5Encoder(config, rngs=rngs))
+    arrays = pure.init(jax.random.key(0))
+    ids = np.random.default_rng(0).integers(3, 300, (1, 12))
+
+    def read(position):
+        changed = ids.copy()
+        changed[0, position] = 3 + (changed[0, position] - 2) % 297
+        return np.asarray(pure.bind(*arrays)(jnp.asarray(changed)))[0]
+
+    whole = np.asarray(pure.bind(*arrays)(jnp.asarray(ids)))[0]
+    # Head h looks h back, so a letter reaches itself and the two after it, and no other. (The first two letters have
+    # not enough before them, and their last heads look everywhere.)
+    for position in range(12):
+        reached = np.abs(read(position) - whole).max(axis=1) > 1e-6
+        assert np.flatnonzero(reached[2:]).tolist() == [i - 2 for i in range(2, 12) if 0 <= i - position <= 2]
+
+
+def test_a_bias_for_more_heads_than_near_distances_is_refused():
+    with pytest.raises(UserError, match="text.local"):
+        T5Config(heads=16, buckets=32, local=6.0)

@@ -50,6 +50,14 @@ def test_only_free_positions_are_masked_and_only_masked_ones_count(shape, known)
     assert float(loss) < 1e-6 and float(accuracy) == 1.0
 
 
+def test_the_first_step_is_given_to_a_share_of_what_has_none():
+    known_B = jnp.asarray([0] * 4000 + [3] * 4000)
+    for share in (0.0, 0.4, 1.0):
+        given = np.asarray(generator_stage.give_first(known_B, share, jax.random.key(0)))
+        assert (given[4000:] == 3).all() and set(given[:4000]) <= {0, 1}
+        assert abs(given[:4000].mean() - share) < 0.03  # four standard errors of 4000 draws
+
+
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
