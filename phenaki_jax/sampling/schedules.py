@@ -36,6 +36,7 @@ def masked_share(u: jax.Array, schedule: str) -> jax.Array:
     shows the model almost empty grids, where the text decides, three times as often (MaskGIT, section 3.3).
     'log' draws the logarithm of the visible share evenly, so one grid in ten shows less than half a percent: with the
     others a few visible tokens tell background and colour, and the text is hardly learned from.
+    'mixed' is log in half of the draws and uniform in the other half, where outlines are learned.
     """
     if schedule == "uniform":
         return u
@@ -43,7 +44,9 @@ def masked_share(u: jax.Array, schedule: str) -> jax.Array:
         return jnp.cos(jnp.pi / 2 * u)
     if schedule == "log":
         return 1 - jnp.expm1(u * jnp.log(LOG_SPAN)) / (LOG_SPAN - 1)
-    raise UserError(f"train.mask_schedule={schedule!r} is unknown; it is one of uniform, cosine, log")
+    if schedule == "mixed":
+        return jnp.where(u < 0.5, masked_share(jnp.minimum(2 * u, 1), "log"), 2 * u - 1)
+    raise UserError(f"train.mask_schedule={schedule!r} is unknown; it is one of uniform, cosine, log, mixed")
 
 
 def random_mask(key: jax.Array, free_BS: jax.Array, schedule: str = "uniform") -> jax.Array:

@@ -54,6 +54,13 @@ def test_log_schedule_spreads_the_visible_share_evenly_over_orders_of_magnitude(
         assert np.mean(visible <= share) == pytest.approx(np.log1p(399 * share) / np.log(400), abs=1e-3)
 
 
+def test_mixed_schedule_is_half_log_and_half_uniform():
+    """P(visible <= x) is the mean of the two, x and log(1 + 399 x) / log 400."""
+    visible = 1 - np.asarray(masked_share(jnp.linspace(0, 1, 100_001), "mixed"), np.float64)
+    for share in (0.003, 0.05, 0.25, 0.7):
+        assert np.mean(visible <= share) == pytest.approx((np.log1p(399 * share) / np.log(400) + share) / 2, abs=1e-3)
+
+
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(UserError, match="train.mask_schedule='linear'"):
         masked_share(jnp.zeros(()), "linear")
