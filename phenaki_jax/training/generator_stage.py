@@ -47,8 +47,7 @@ def give_first(known_B: jax.Array, share: float, key: jax.Array) -> jax.Array:
     Args:
       known_B: latent steps given so far, int32.
     """
-    chosen_B = jax.random.uniform(key, known_B.shape) < share
-    return jnp.where(chosen_B, jnp.maximum(known_B, 1), known_B)
+    return jnp.maximum(known_B, jax.random.uniform(key, known_B.shape) < share)
 
 
 def make_stage(config, frozen=None) -> Stage:
