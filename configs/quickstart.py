@@ -104,13 +104,13 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "keep": 2,
         "sample_every": 1000,
         "ema_decay": 0.995,
-        "mask_schedule": "log",
+        "mask_schedule": "mixed",
         "first_given": 0.4,  # clips whose first latent step is known: from them motion is learned
     })
     config.sampling = ConfigDict({
-        "num_inference_steps": 12,
-        "guidance_scale": 3.0,
-        "temperature": 4.0,
+        "num_inference_steps": 24,
+        "guidance_scale": 1.5,
+        "temperature": 2.0,
     })
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1})
     return config
