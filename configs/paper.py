@@ -67,9 +67,47 @@ def _base() -> ConfigDict:
         "code_dim": 32,
         "levels": (),
         "commitment": 0.25,
+        "codebook_update": "ema",
+        "kmeans_start": False,
+        "gradient": "straight_through",
+        "entropy_weight": 0.1,
+        "diversity": 1.0,
+        "inverse_temperature": 1.0,
+        "code_noise": 0.0,
+        "window": 0,
+        "blocks": "sequential",
+        "rotary": False,
         "qk_norm": False,
         "unroll": False,
         "remat": False,
+        "dtype": "bfloat16",
+    })
+    config.loss = ConfigDict({  # 2.1 and B.1: L_VQ + 0.1 L_Adv + 0.1 L_IP + 1.0 L_VP + 1.0 L_2
+        "l2": 1.0,
+        "quantizer": 1.0,
+        "image_perceptual": 0.1,
+        "video_perceptual": 1.0,
+        "adversarial": 0.1,
+        "frames": 0,  # all; the paper does not say
+        "perceptual_size": 0,
+        "perceptual_every": 1,
+        "kind": "non_saturating",  # StyleGAN's, with its R1; the paper says no more than StyleGAN
+        "start": 0,
+        "warmup": 0,
+        "r1": 10.0,
+        "r1_every": 16,
+        "lecam": 0.0,
+        "adaptive": False,
+        "discriminator_rate": 2e-3,  # StyleGAN2's
+    })
+    config.discriminator = ConfigDict({  # StyleGAN's, blur resampling, channel multiplier 1 (B.1)
+        "form": "image",
+        "base_channels": 128,
+        "multiplier": 1.0,
+        "max_channels": 512,
+        "levels": 5,
+        "stddev_group": 4,
+        "blur": (1, 3, 3, 1),
         "dtype": "bfloat16",
     })
     config.generator = ConfigDict({
@@ -120,6 +158,7 @@ def _base() -> ConfigDict:
         "checkpoint_every": 5_000,
         "keep": 3,
         "sample_every": 5_000,
+        "accumulate": 1,
         "ema_decay": 0.9999,
         "mask_schedule": "uniform",
         "first_given": 0.0,

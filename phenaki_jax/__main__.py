@@ -60,10 +60,12 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
     add_sampler(generate)
 
-    reconstruct = verb("reconstruct", "Encode and decode a video or an image: what the tokenizer keeps of it.")
+    reconstruct = verb("reconstruct", "Encode and decode videos and images: what the tokenizer keeps of them.")
     add_model(reconstruct)
-    reconstruct.add_argument("--input", required=True, metavar="FILE")
-    reconstruct.add_argument("--output", required=True, metavar="FILE")
+    reconstruct.add_argument("--input", required=True, metavar="FILE", help="a video, an image, or a folder of them")
+    reconstruct.add_argument("--output", required=True, metavar="FILE", help="a file, or a folder for a folder")
+    reconstruct.add_argument("--size", default="", metavar="HxW", help="at which it goes through; or native (default: "
+                             "shrunk to as many pixels as the training clips have)")
 
     evaluate = verb("evaluate", "Measure a model in the sprite world.")
     add_model(evaluate)

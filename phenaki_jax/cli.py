@@ -65,26 +65,20 @@ def generate(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:
-    import numpy as np
-
     from phenaki_jax import media
 
     source, output = Path(options.input), Path(options.output)
-    is_image = source.suffix.lower() in media.IMAGES
-    _check_suffix("--input", source, media.IMAGES + media.VIDEOS)
-    _check_suffix("--output", output, media.IMAGES if is_image else media.VIDEOS)
-    config = model_config(options.model)
-    if is_image:
-        frames, fps = media.read_image(source)[None], config.data.fps
+    if source.is_dir():
+        if output.is_file() or output.resolve() == source.resolve():
+            raise UserError(f"--output={options.output!r} has to be another folder, for --input is one.")
     else:
-        frames, fps = media.read_video(source)
-    pipe = load_pipeline(options.model)
-    result = np.asarray(pipe.reconstruct(frames[None]))[0]
-    write(output, result, fps)
-    from phenaki_jax import evaluation
+        is_image = source.suffix.lower() in media.IMAGES
+        _check_suffix("--input", source, media.IMAGES + media.VIDEOS)
+        _check_suffix("--output", output, media.IMAGES if is_image else media.VIDEOS)
+    config = model_config(options.model)
+    from phenaki_jax import reconstruct as program
 
-    print(f"{output}: {len(result)} frames, {evaluation.psnr(frames[None], result[None]):.2f} dB")
-    return 0
+    return program.main(load_pipeline(options.model), source, output, options.size, config.data.fps)
 
 
 def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:

@@ -18,7 +18,8 @@ from phenaki_jax.errors import UserError
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_CONFIG = "config.json"
 STAGES = ("tokenizer", "generator")
-_POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "text.length")
+_POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
+             "train.accumulate", "text.length")
 
 
 def load_config(source: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:

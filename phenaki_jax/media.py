@@ -70,6 +70,14 @@ def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
     return frames.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
+def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [F, Y, X, 3] -> [F, height, width, 3], by Pillow's bicubic filter, which does not alias when shrinking."""
+    from PIL import Image
+    if frames.shape[1:3] == (height, width):
+        return frames
+    return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
+
+
 # ------------------------------------------------------------------------------------------------- reading
 
 def read_video(path: str | os.PathLike) -> tuple[np.ndarray, float]:

@@ -32,22 +32,70 @@ class Tokenizer:
         self.pure, self.params, self.variables = pure, params, variables
         self.config = pure.module_config
         self.codebook_size = self.config.codebook_size
-        self._encode = jax.jit(lambda params, variables, video: pure.bind(params, variables).encode(video))
-        self._decode = jax.jit(lambda params, variables, tokens: pure.bind(params, variables).decode(tokens))
+
+        def jitted(method: str):
+            return jax.jit(lambda params, variables, x, *past: getattr(pure.bind(params, variables), method)(x, *past))
+
+        self._encode, self._decode = jitted("encode"), jitted("decode")
+        self._encode_chunk, self._decode_chunk = jitted("encode_chunk"), jitted("decode_chunk")
 
     def encode(self, video) -> jax.Array:
-        """Video [B, F, Y, X, 3], float in [-1, 1] or uint8 -> tokens int32 [B, T, H, W]; F is 1 + patch[0] * k."""
-        video = jnp.asarray(video)
-        return self._encode(self.params, self.variables, to_float(video) if video.dtype == jnp.uint8 else video)
+        """Video [B, F, Y, X, 3], float in [-1, 1] or uint8 -> tokens int32 [B, T, H, W].
 
-    def decode(self, tokens) -> jax.Array:
-        """Tokens int32 [B, T, H, W] -> video float32 [B, F, Y, X, 3] in [-1, 1]. Raises: UserError for ids outside."""
+        Any F: the last frame is repeated until 1 + patch[0] * k frames are full. What is longer than a training clip is
+        encoded a stretch at a time, with the same tokens and the memory of one stretch. Y and X are multiples of the
+        patch's.
+        """
+        if np.ndim(video) != 5 or not np.size(video):
+            raise UserError(f"video has shape {np.shape(video)}; "
+                            "a tokenizer takes [B, F, Y, X, 3] with at least 1 frame")
+        step, frames = self.config.patch[0], video.shape[1]
+        steps = 1 + -(-(frames - 1) // step)
+
+        def stretch(first: int, last: int) -> jax.Array:
+            part = jnp.asarray(video[:, first:last])
+            missing = last - first - part.shape[1]
+            part = jnp.concatenate([part, jnp.repeat(part[:, -1:], missing, axis=1)], axis=1) if missing else part
+            return to_float(part) if part.dtype == jnp.uint8 else part
+
+        if steps <= self.config.grid[0]:
+            return self._encode(self.params, self.variables, stretch(0, 1 + step * (steps - 1)))
+        tokens, past, done = [], None, 0
+        while done < frames:
+            ahead = done + self._stretch + (not done)
+            part, past = self._encode_chunk(self.params, self.variables, stretch(done, ahead), past)
+            tokens, done = [*tokens, part], ahead
+        return jnp.concatenate(tokens, axis=1)[:, :steps]
+
+    def decode(self, tokens, num_frames: int | None = None) -> jax.Array | np.ndarray:
+        """Tokens int32 [B, T, H, W] -> video float32 [B, F, Y, X, 3] in [-1, 1], its first `num_frames` if given.
+
+        What is longer than a training clip is decoded a stretch at a time into an array of the host.
+        Raises: UserError for ids outside the codebook.
+        """
         tokens = jnp.asarray(tokens)
-        low, high = (int(tokens.min()), int(tokens.max())) if tokens.size else (0, 0)
+        if tokens.ndim != 4 or not tokens.size:
+            raise UserError(f"tokens have shape {tokens.shape}; a tokenizer takes [B, T, H, W] with at least 1 step")
+        low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.codebook_size:
             raise UserError(f"tokens lie in {low}..{high}, but this tokenizer's are 0..{self.codebook_size - 1}; "
                             "they must come from a tokenizer with the same codebook")
-        return self._decode(self.params, self.variables, tokens)
+        steps, step = tokens.shape[1], self.config.patch[0]
+        if steps <= self.config.grid[0]:
+            return self._decode(self.params, self.variables, tokens)[:, :num_frames]
+        parts, past, done = [], None, 0
+        while done < steps:
+            ahead = done + self._stretch // step + (not done)
+            part = tokens[:, done:ahead]
+            part = jnp.pad(part, ((0, 0), (0, ahead - done - part.shape[1]), (0, 0), (0, 0)))
+            frames, past = self._decode_chunk(self.params, self.variables, part, past)
+            parts, done = [*parts, np.asarray(frames)], ahead
+        return np.concatenate(parts, axis=1)[:, :1 + step * (steps - 1)][:, :num_frames]
+
+    @property
+    def _stretch(self) -> int:
+        """Frames that go through at once where a video is longer than a training clip: few shapes are compiled."""
+        return max(self.config.frames - 1, self.config.patch[0])
 
 
 class BoundGenerator:
@@ -162,8 +210,8 @@ class PhenakiPipeline:
         return self._tell(scenes, seed, guidance_scale, num_inference_steps, temperature)
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
-        """uint8 [N, F, Y, X, 3] -> the same after encoding and decoding."""
-        return to_uint8(self.tokenizer.decode(self.tokenizer.encode(video)))
+        """uint8 [N, F, Y, X, 3] -> the same after encoding and decoding; any number of frames."""
+        return to_uint8(self.tokenizer.decode(self.tokenizer.encode(video), np.shape(video)[1]))
 
     def encode(self, video: np.ndarray) -> np.ndarray:
         """uint8 [N, F, Y, X, 3] -> tokens int32 [N, T, H, W]."""

@@ -45,9 +45,6 @@ def pipe(monkeypatch):
             calls.append((scenes, None, seed, sampler))
             return SimpleNamespace(frames=draw(1, sum(s["num_frames"] for s in scenes), seed))
 
-        def reconstruct(self, video):
-            return video
-
     monkeypatch.setattr(cli, "load_pipeline", lambda path: Pipe())
     return calls
 
@@ -150,18 +147,6 @@ def test_stories_of_json_and_of_lines(tmp_path, model, pipe):
     (tmp_path / "story.txt").write_text("a\n\nb\n")
     assert main([*base, f"--story={tmp_path / 'story.txt'}"]) == 0
     assert pipe[-1][0] == [{"prompt": "a", "num_frames": 11}, {"prompt": "b", "num_frames": 12}]
-
-
-def test_reconstruct(tmp_path, capsys, model, pipe):
-    video = np.zeros((FRAMES, 16, 16, 3), np.uint8)
-    media.write_video(tmp_path / "in.gif", video, 8.0)
-    reconstruct = ["reconstruct", f"--model={model}", f"--input={tmp_path / 'in.gif'}"]
-    assert main([*reconstruct, f"--output={tmp_path / 'out.gif'}"]) == 0
-    np.testing.assert_array_equal(media.read_video(tmp_path / "out.gif")[0], video)
-    capsys.readouterr()
-    assert "--output" in refused(capsys, *reconstruct, f"--output={tmp_path / 'out.png'}")
-    assert "none.gif" in refused(capsys, "reconstruct", f"--model={model}", f"--input={tmp_path / 'none.gif'}",
-                                 f"--output={tmp_path / 'out.gif'}")
 
 
 def test_evaluate_refuses_unknown_suites(tmp_path, capsys, model):

@@ -15,14 +15,15 @@ def paper(argument):
 
 
 def shapes(config):
-    """(params, variables) of a stage, as shapes: nothing is computed."""
+    """(params, variables) of a stage's model, as shapes: nothing is computed."""
     frozen = {}
     if config.stage == "generator":
         tokenizer = paper("tokenizer")
         tokenizer.tokenizer = config.tokenizer
         frozen = dict(zip(("params", "variables"), shapes(tokenizer)))
     module = {"tokenizer": tokenizer_stage, "generator": generator_stage}[config.stage]
-    return jax.eval_shape(module.make_stage(config, frozen).init, jax.random.key(0))
+    stage = module.make_stage(config, frozen)
+    return tuple(map(stage.model_part, jax.eval_shape(stage.init, jax.random.key(0))))
 
 
 @pytest.mark.parametrize("argument, millions, tolerance", [

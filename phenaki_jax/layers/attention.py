@@ -79,14 +79,24 @@ class Attention(nnx.Module):
         return project(x, matrix).reshape(*x.shape[:-1], self.heads, self.head_dim)
 
     def __call__(self, x_BSD: jax.Array, context_BUE: jax.Array | None = None, *, mask: jax.Array | None = None,
-                 bias: jax.Array | None = None, positions_S: jax.Array | None = None) -> jax.Array:
-        """[B, S, D] -> [B, S, D]; mask and bias as in `attend`; positions_S turns on rotary positions."""
+                 bias: jax.Array | None = None, positions_S: jax.Array | None = None,
+                 past: tuple[jax.Array, jax.Array] | None = None):
+        """[B, S, D] -> [B, S, D]; mask and bias as in `attend`; positions_S turns on rotary positions.
+
+        past: keys and values [B, P, H, K] of what came before, not yet rotated. They are attended to as well (mask is
+        [..., S, P + S], positions_S [P + S]), and the last P of all are returned beside the result.
+        """
         context_BUE = x_BSD if context_BUE is None else context_BUE
         q = self._heads(x_BSD, self.query)
         k, v = self._heads(context_BUE, self.key), self._heads(context_BUE, self.value)
         if self.query_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
+        present = None
+        if past is not None:
+            k, v = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v)))
+            present = tuple(x[:, x.shape[1] - old.shape[1]:] for x, old in zip((k, v), past))
         if positions_S is not None:
-            q, k = rotary(q, positions_S), rotary(k, positions_S)
+            q, k = rotary(q, positions_S[-q.shape[1]:]), rotary(k, positions_S)
         out = attend(q, k, v, mask=mask, bias=bias, scale=self.scale)
-        return project(out.reshape(*x_BSD.shape[:-1], -1), self.out)
+        out = project(out.reshape(*x_BSD.shape[:-1], -1), self.out)
+        return out if past is None else (out, present)

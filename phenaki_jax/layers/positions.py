@@ -32,21 +32,28 @@ def grid_places(grid: tuple[int, ...]) -> np.ndarray:
 
 
 class GridPositions(nnx.Module):
-    """A learned embedding for each place of a token grid, the sum of one table an axis: call -> [axis sizes…, D]."""
+    """A learned embedding for each place of a token grid, the sum of one table an axis: call -> [axis sizes…, D].
 
-    def __init__(self, sizes: tuple[int, ...], embed_dim: int, *, rngs: nnx.Rngs):
-        self.sizes = tuple(sizes)
+    stretch: another count along an axis spreads the table evenly over it, by linear interpolation between the centres
+    of its places, so a model reads pictures of other sizes; without it the first places are taken.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], embed_dim: int, *, stretch: bool = False, rngs: nnx.Rngs):
+        self.sizes, self.stretch = tuple(sizes), stretch
         init = nnx.initializers.normal(0.02)
         for axis, size in enumerate(sizes):
             table = nnx.Param(init(rngs.params(), (size, embed_dim)), axes=(None, "embed"))
             setattr(self, f"axis_{axis}", table)
 
     def __call__(self, *counts: int) -> jax.Array:
-        """The first `counts` places along each axis (all of them where none are given)."""
+        """`counts` places along each axis (those of the tables where none are given)."""
         counts = counts or self.sizes
         total = 0.0
-        for axis, count in enumerate(counts):
+        for axis, (size, count) in enumerate(zip(self.sizes, counts)):
+            table_ND = getattr(self, f"axis_{axis}")[...]
+            if self.stretch and count != size:
+                table_ND = jax.image.resize(table_ND, (count, table_ND.shape[1]), "linear", antialias=False)
             shape = [1] * len(counts) + [-1]
             shape[axis] = count
-            total = total + getattr(self, f"axis_{axis}")[...][:count].reshape(shape)
+            total = total + table_ND[:count].reshape(shape)
         return total

@@ -57,22 +57,33 @@ class Layer(nnx.Module):
         self.mlp = Mlp(embed_dim, mlp_dim, activation=activation, gated=gated, rngs=rngs)
 
     def __call__(self, x_BSD: jax.Array, *, mask=None, bias=None, positions_S=None, context_BPE=None,
-                 context_mask=None, grid: tuple[int, int, int] | None = None,
-                 key: jax.Array | None = None) -> jax.Array:
+                 context_mask=None, grid: tuple[int, int, int] | None = None, past=None, key: jax.Array | None = None):
+        """[B, S, D] -> [B, S, D].
+
+        mask, past: of the attention, or, in a factorised layer, of the attention in time (its positions are steps of
+        time, while positions_S are the places within a step); with past (see `Attention`) a pair, the result and the
+        new past.
+        """
         keys = [None] * 4 if key is None else jax.random.split(key, 4)
+        present = None
         y = self.attention_norm(x_BSD)
-        if self.time is None:
+        if self.time is not None:
+            y = in_space(lambda z: self.attention(z, positions_S=positions_S), y, grid)
+        elif past is None:
             y = self.attention(y, mask=mask, bias=bias, positions_S=positions_S)
         else:
-            y = in_space(lambda z: self.attention(z), y, grid)
+            y, present = self.attention(y, mask=mask, bias=bias, positions_S=positions_S, past=past)
         x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[0])
         if self.time is not None:
-            y = in_time(lambda z: self.time(z, positions_S=jnp.arange(grid[0])), self.time_norm(x_BSD), grid)
+            steps_S = jnp.arange(grid[0] + (0 if past is None else past[0].shape[1]))
+            y = in_time(lambda z: self.time(z, mask=mask, positions_S=steps_S, past=past), self.time_norm(x_BSD), grid)
+            y, present = (y, None) if past is None else y
             x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[1])
         if self.cross is not None:
             y = self.cross(self.cross_norm(x_BSD), context_BPE, mask=context_mask)
             x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[2])
-        return x_BSD + dropout(self.mlp(self.mlp_norm(x_BSD)), self.dropout_rate, keys[3])
+        x_BSD = x_BSD + dropout(self.mlp(self.mlp_norm(x_BSD)), self.dropout_rate, keys[3])
+        return x_BSD if past is None else (x_BSD, present)
 
 
 def in_space(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
@@ -81,11 +92,13 @@ def in_space(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]) -
     return function(x_BSD.reshape(B * T, S // T, D)).reshape(B, S, D)
 
 
-def in_time(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
-    """Applies `function` to the [B H W, T, D] of each place of tokens in raster order."""
+def in_time(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]):
+    """Applies `function` to the [B H W, T, D] of each place of tokens in raster order; what it returns beside stays."""
     (B, S, D), T = x_BSD.shape, grid[0]
-    x = x_BSD.reshape(B, T, S // T, D).transpose(0, 2, 1, 3).reshape(B * S // T, T, D)
-    return function(x).reshape(B, S // T, T, D).transpose(0, 2, 1, 3).reshape(B, S, D)
+    result = function(x_BSD.reshape(B, T, S // T, D).transpose(0, 2, 1, 3).reshape(B * S // T, T, D))
+    x, *beside = result if isinstance(result, tuple) else (result,)
+    x = x.reshape(B, S // T, T, D).transpose(0, 2, 1, 3).reshape(B, S, D)
+    return (x, *beside) if beside else x
 
 
 class Stack(nnx.Module):
@@ -97,16 +110,19 @@ class Stack(nnx.Module):
         self.layers = make(rngs.split(layers))
         self.norm = RMSNorm(args[0])
 
-    def __call__(self, x_BSD: jax.Array, *, key: jax.Array | None = None, **kwargs) -> jax.Array:
-        """[B, S, D] -> [B, S, D]; the keyword arguments are those of `Layer`."""
+    def __call__(self, x_BSD: jax.Array, *, past=None, key: jax.Array | None = None, **kwargs):
+        """[B, S, D] -> [B, S, D]; the keyword arguments are those of `Layer`, past with a leading axis of layers."""
         graphdef, params = nnx.split(self.layers)
 
-        def body(x, layer_and_index):
-            layer, index = layer_and_index
+        def body(x, layer_index_past):
+            layer, index, past = layer_index_past
             layer_key = None if key is None else jax.random.fold_in(key, index)
-            return nnx.merge(graphdef, layer)(x, key=layer_key, **kwargs), None
+            result = nnx.merge(graphdef, layer)(x, past=past, key=layer_key, **kwargs)
+            return (result, None) if past is None else result
 
         if self.remat:
             body = jax.checkpoint(body)
-        x_BSD, _ = jax.lax.scan(body, x_BSD, (params, jnp.arange(self.count)), unroll=self.count if self.unroll else 1)
-        return self.norm(x_BSD)
+        x_BSD, present = jax.lax.scan(body, x_BSD, (params, jnp.arange(self.count), past),
+                                      unroll=self.count if self.unroll else 1)
+        x_BSD = self.norm(x_BSD)
+        return x_BSD if past is None else (x_BSD, present)

@@ -4,6 +4,7 @@ import dataclasses
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.models.cvivit import CViViT, CViViTConfig
+from phenaki_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from phenaki_jax.models.maskgit import Generator, MaskGITConfig
 from phenaki_jax.models.t5 import T5Config
 from phenaki_jax.models.tree import Pure
@@ -11,7 +12,7 @@ from phenaki_jax.models.tree import Pure
 ENCODERS = ("bytes", "precomputed", "none")  # trained along; a pretrained one's embeddings; a model without text
 
 
-def _sized(kind, section, name: str, **more):
+def sized(kind, section, name: str, **more):
     """`kind(**section)`; a field that the model does not know is the user's mistake."""
     known = {field.name for field in dataclasses.fields(kind)}
     values = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in section.items()}
@@ -22,7 +23,7 @@ def _sized(kind, section, name: str, **more):
 
 
 def tokenizer_config(config) -> CViViTConfig:
-    return _sized(CViViTConfig, config.tokenizer, "tokenizer")
+    return sized(CViViTConfig, config.tokenizer, "tokenizer")
 
 
 def check_text_is_ids(config) -> None:
@@ -37,13 +38,13 @@ def text_config(config) -> T5Config | None:
     if config.text.encoder not in ENCODERS:
         raise UserError(f"text.encoder={config.text.encoder!r} is unknown; it is one of {', '.join(ENCODERS)}")
     section = {key: value for key, value in config.text.items() if key not in ("encoder", "length")}
-    return _sized(T5Config, section, "text") if config.text.encoder == "bytes" else None
+    return sized(T5Config, section, "text") if config.text.encoder == "bytes" else None
 
 
 def generator_config(config) -> MaskGITConfig:
     tokenizer = tokenizer_config(config)
-    return _sized(MaskGITConfig, config.generator, "generator", codebook_size=tokenizer.codebook_size,
-                  grid=tokenizer.grid, levels=tokenizer.levels if tokenizer.quantizer == "fsq" else (),
+    return sized(MaskGITConfig, config.generator, "generator", codebook_size=tokenizer.codebook_size,
+                  grid=tokenizer.grid, levels=tokenizer.digits if len(tokenizer.factors) == 1 else (),
                   text_dim=0 if config.text.encoder == "none" else config.text.embed_dim)
 
 
@@ -51,6 +52,12 @@ def make_tokenizer(config) -> Pure:
     """C-ViViT as `config.tokenizer` sizes it."""
     sizes = tokenizer_config(config)
     return Pure(lambda rngs: CViViT(sizes, rngs=rngs), sizes)
+
+
+def make_discriminator(config) -> Pure:
+    """The tokenizer's adversary as `config.discriminator` sizes it."""
+    sizes = sized(DiscriminatorConfig, config.get("discriminator") or {}, "discriminator")
+    return Pure(lambda rngs: Discriminator(sizes, rngs=rngs), sizes)
 
 
 def make_generator(config) -> Pure:

@@ -1,16 +1,17 @@
 """C-ViViT, the causal video tokenizer (Phenaki, arXiv 2210.02399, section 2.1 and appendix B.1)."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import kernel, project
-from phenaki_jax.layers.positions import GridPositions
+from phenaki_jax.layers.positions import GridPositions, grid_places
 from phenaki_jax.layers.transformer import Stack, in_space, in_time
+from phenaki_jax.models.codes import bit_groups, code_bits
 from phenaki_jax.models.quantizers import Quantized, make_quantizer, swap_codes
 
 
@@ -20,8 +21,20 @@ class CViViTConfig:
 
     frames, height, width: of the clips it is trained on; frames = 1 + patch[0] * k.
     patch: frames, rows and columns of a token; the first frame has patches of one frame.
-    codebook_size, code_dim, commitment: of `vq`; `levels`: of `fsq`, whose product is the codebook's size.
+    quantizer: 'vq' with a learned codebook, or a grid: 'fsq', 'lfq', 'bsq'. See their classes in models/quantizers.py.
+    codebook_size: V; of `fsq` the product of its `levels`, of `lfq` and `bsq` a power of two. code_dim: of `vq`.
+    commitment: weight of E|z - code|^2, of all but `fsq`; `bsq` can do with 0.
+    codebook_update, kmeans_start: of `vq`, how its codebook is learned ('ema' or 'gradient') and whether the first
+      batch of training sets it by k-means.
+    entropy_weight, diversity, inverse_temperature: of `lfq` and `bsq`, whose loss has entropy_weight (E[H(q|z)] -
+      diversity H(E[q])), in nats, with q = softmax(-inverse_temperature |z - code|^2).
+    gradient: of `vq` and `bsq`, how it passes the quantizer: 'straight_through' or 'rotation'.
     code_noise: largest share of codes that training swaps for others before decoding; see `swap_codes`.
+    window: latent steps that attention in time sees, its own and those before it; 0 for as many as a training clip has.
+      A longer video then costs the same memory a step, and no step looks further back than was trained.
+    blocks: 'sequential' (the paper: all layers in space, then all in time) or 'interleaved' (each layer attends in
+      space, then in time; Genie, arXiv 2402.15391, section 2.1).
+    rotary: turn queries and keys in space by row and column, beside the learned positions. Time always has it.
     qk_norm: normalise queries and keys. unroll, remat: how the layers' scan is compiled.
     """
     frames: int = 11
@@ -38,7 +51,16 @@ class CViViTConfig:
     code_dim: int = 32
     levels: tuple[int, ...] = ()
     commitment: float = 0.25
+    codebook_update: str = "ema"
+    kmeans_start: bool = False
+    entropy_weight: float = 0.1
+    diversity: float = 1.0
+    inverse_temperature: float = 1.0
+    gradient: str = "straight_through"
     code_noise: float = 0.0
+    window: int = 0
+    blocks: str = "sequential"
+    rotary: bool = False
     qk_norm: bool = False
     unroll: bool = False
     remat: bool = False
@@ -50,6 +72,13 @@ class CViViTConfig:
         if self.heads < 1 or self.embed_dim % (2 * self.heads):
             raise UserError(f"tokenizer.embed_dim={self.embed_dim} is no multiple of twice "
                             f"tokenizer.heads={self.heads}; rotary positions need heads of even width")
+        if self.window < 0:
+            raise UserError(f"tokenizer.window={self.window} must be a number of latent steps, or 0 for a whole clip")
+        if self.blocks not in ("sequential", "interleaved"):
+            raise UserError(f"tokenizer.blocks={self.blocks!r} is unknown; it is one of sequential, interleaved")
+        if self.blocks == "interleaved" and self.spatial_layers != self.temporal_layers:
+            raise UserError(f"tokenizer.spatial_layers={self.spatial_layers} must equal tokenizer.temporal_layers="
+                            f"{self.temporal_layers} in interleaved blocks, which hold one of each")
         if not 0 <= self.code_noise <= 1:
             raise UserError(f"tokenizer.code_noise={self.code_noise} must be a share from 0 to 1")
         if self.dtype not in ("float32", "bfloat16"):
@@ -70,9 +99,31 @@ class CViViTConfig:
         return 1 + (frames - 1) // step
 
     @property
+    def reach(self) -> int:
+        """Latent steps that attention in time sees, its own among them."""
+        return self.window or self.latent_frames(self.frames)
+
+    @property
     def grid(self) -> tuple[int, int, int]:
         """(T, H, W) of a training clip's tokens."""
         return self.latent_frames(self.frames), self.height // self.patch[1], self.width // self.patch[2]
+
+    @property
+    def digits(self) -> tuple[int, ...]:
+        """Levels of each digit of a token, the lowest first (see `split_tokens`); () where codes have no structure."""
+        if self.quantizer in ("lfq", "bsq"):
+            return (2,) * code_bits(self.codebook_size)
+        return self.levels if self.quantizer == "fsq" else ()
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Sizes of the codebooks that a token can be predicted in, by `split_tokens`; their product is the codebook's.
+
+        Beyond 4096 codes, `lfq` and `bsq` have one for each of `bit_groups`; every other codebook is whole.
+        """
+        if self.quantizer in ("lfq", "bsq") and self.codebook_size > 4096:
+            return tuple(2 ** bits for bits in bit_groups(code_bits(self.codebook_size)))
+        return (self.codebook_size,)
 
 
 def to_patches(video_BFYXC: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
@@ -91,25 +142,64 @@ def from_patches(x_BTHWP: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
     return x.reshape(B, T * pt, H * py, W * px, -1)
 
 
-class FactorisedTransformer(nnx.Module):
-    """A spatial stack (all-to-all within a latent step) and a causal temporal one (over each position's own past)."""
+def causal_mask(steps: int, reach: int, past: int = 0, known: jax.Array | int = 0) -> jax.Array:
+    """Which steps each step may attend to: itself and the `reach` - 1 before it. Boolean [steps, past + steps].
 
-    def __init__(self, config: CViViTConfig, *, rngs: nnx.Rngs):
+    past: columns before the first step, of which the last `known` hold something.
+    """
+    here, there = np.arange(steps)[:, None], np.arange(-past, steps)[None, :]
+    return jnp.asarray((there <= here) & (here - there < reach)) & (there >= -known)
+
+
+Past = tuple[jax.Array, jax.Array, jax.Array]  # keys and values [layers, B H W, reach - 1, H, K], steps so far
+
+
+class FactorisedTransformer(nnx.Module):
+    """Attention in space (all-to-all within a latent step) and in time (causal, over each position's own past)."""
+
+    def __init__(self, config: CViViTConfig, *, time_first: bool, rngs: nnx.Rngs):
+        self.config, self.time_first = config, time_first
         args = (config.embed_dim, config.heads, config.mlp_dim)
         options = dict(qk_norm=config.qk_norm, unroll=config.unroll, remat=config.remat, rngs=rngs)
-        self.positions = GridPositions(config.grid[1:], config.embed_dim, rngs=rngs)
-        self.spatial = Stack(config.spatial_layers, *args, **options)
-        self.temporal = Stack(config.temporal_layers, *args, **options)
+        self.positions = GridPositions(config.grid[1:], config.embed_dim, stretch=True, rngs=rngs)
+        if config.blocks == "interleaved":
+            self.blocks = Stack(config.spatial_layers, *args, factorised=True, **options)
+        else:
+            self.spatial = Stack(config.spatial_layers, *args, **options)
+            self.temporal = Stack(config.temporal_layers, *args, **options)
 
-    def attend_in_space(self, x_BTHWD: jax.Array) -> jax.Array:
-        B, T, H, W, D = x_BTHWD.shape
-        x = (x_BTHWD + self.positions(H, W).astype(x_BTHWD.dtype)).reshape(B, T * H * W, D)
-        return in_space(self.spatial, x, (T, H, W)).reshape(x_BTHWD.shape)
+    def no_past(self, places: int) -> Past:
+        """What is carried before the first step of `places` sequences in time."""
+        config = self.config
+        shape = (config.temporal_layers, places, config.reach - 1, config.heads, config.embed_dim // config.heads)
+        return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype), jnp.zeros((), jnp.int32)
 
-    def attend_in_time(self, x_BTHWD: jax.Array) -> jax.Array:
-        B, T, H, W, D = x_BTHWD.shape
-        causal = functools.partial(self.temporal, mask=jnp.tri(T, dtype=bool), positions_S=jnp.arange(T))
-        return in_time(causal, x_BTHWD.reshape(B, T * H * W, D), (T, H, W)).reshape(x_BTHWD.shape)
+    def __call__(self, x_BTHWD: jax.Array, past: Past | None = None):
+        """The same shape; with the `past` of a video that goes on, a pair: that, and the past of what comes next."""
+        config, (B, T, H, W, D) = self.config, x_BTHWD.shape
+        *cache, known = past or (None, 0)
+        cache = None if past is None else tuple(cache)
+        mask = causal_mask(T, config.reach, 0 if past is None else config.reach - 1, known)
+        places = jnp.asarray(grid_places((H, W))) if config.rotary else None
+        x = x_BTHWD.reshape(B, T * H * W, D)
+        at = jnp.tile(self.positions(H, W).reshape(H * W, D), (T, 1)).astype(x.dtype)
+
+        def space(x):
+            return in_space(lambda y: self.spatial(y, positions_S=places), x + at, (T, H, W))
+
+        def time(x):
+            steps_S = jnp.arange(mask.shape[1])
+            return in_time(lambda y: self.temporal(y, mask=mask, positions_S=steps_S, past=cache), x, (T, H, W))
+
+        if config.blocks == "interleaved":
+            result = self.blocks(x + at, mask=mask, positions_S=places, grid=(T, H, W), past=cache)
+        else:
+            result = time(x if self.time_first else space(x))
+        x, *present = result if past is not None else (result,)
+        if config.blocks == "sequential" and self.time_first:
+            x = space(x)
+        x = x.reshape(x_BTHWD.shape)
+        return x if past is None else (x, (*present[0], known + T))
 
 
 class CViViT(nnx.Module):
@@ -125,49 +215,74 @@ class CViViT(nnx.Module):
         first, rest, D = py * px * 3, pt * py * px * 3, config.embed_dim
         self.embed_first = kernel(rngs, (first, D), (None, "embed"))
         self.embed_rest = kernel(rngs, (rest, D), (None, "embed"))
-        self.encoder = FactorisedTransformer(config, rngs=rngs)
+        self.encoder = FactorisedTransformer(config, time_first=False, rngs=rngs)
         self.quantizer = make_quantizer(config, rngs=rngs)
-        self.decoder = FactorisedTransformer(config, rngs=rngs)
+        self.decoder = FactorisedTransformer(config, time_first=True, rngs=rngs)
         self.pixels_first = kernel(rngs, (D, first), ("embed", None))
         self.pixels_rest = kernel(rngs, (D, rest), ("embed", None))
 
-    def _vectors(self, video_BFYXC: jax.Array) -> jax.Array:
-        """Everything before the quantizer: [B, F, Y, X, 3] -> [B, T, H, W, D]."""
-        config = self.config
-        config.latent_frames(video_BFYXC.shape[1])
-        if video_BFYXC.shape[2:4] != (config.height, config.width):
-            raise UserError(f"video of {video_BFYXC.shape[2]} x {video_BFYXC.shape[3]} pixels does not fit the "
-                            f"tokenizer, which takes {config.height} x {config.width}")
-        video_BFYXC = video_BFYXC.astype(config.dtype)
+    def _patches(self, video_BFYXC: jax.Array, start: bool) -> jax.Array:
+        """Embedded patches [B, F, Y, X, 3] -> [B, T, H, W, D]; with `start` the first frame is the video's first."""
+        config, (frames, height, width) = self.config, video_BFYXC.shape[1:4]
         pt, py, px = config.patch
-        x = project(to_patches(video_BFYXC[:, :1], (1, py, px)), self.embed_first)
-        if video_BFYXC.shape[1] > 1:
-            rest = project(to_patches(video_BFYXC[:, 1:], config.patch), self.embed_rest)
-            x = jnp.concatenate([x, rest], axis=1)
-        return self.encoder.attend_in_time(self.encoder.attend_in_space(x))
+        if start:
+            config.latent_frames(frames)
+        elif frames < 1 or frames % pt:
+            raise UserError(f"frames={frames} do not continue a video in patches of {pt} frames; give a multiple of it")
+        if height % py or width % px or not height * width:
+            raise UserError(f"video of {height} x {width} pixels does not fit patches of {py} x {px}; "
+                            f"{-(-height // py) * py or py} x {-(-width // px) * px or px} would")
+        video_BFYXC = video_BFYXC.astype(config.dtype)
+        parts = []
+        if start:
+            parts.append(project(to_patches(video_BFYXC[:, :1], (1, py, px)), self.embed_first))
+        if frames > start:
+            parts.append(project(to_patches(video_BFYXC[:, int(start):], config.patch), self.embed_rest))
+        return jnp.concatenate(parts, axis=1)
 
-    def _pixels(self, codes_BTHWD: jax.Array) -> jax.Array:
-        """Everything after the quantizer: [B, T, H, W, D] -> [B, F, Y, X, 3], not clipped."""
+    def _frames(self, x_BTHWD: jax.Array, start: bool) -> jax.Array:
+        """The last projection, [B, T, H, W, D] -> [B, F, Y, X, 3]; with `start` step 0 is the video's first frame."""
         pt, py, px = self.config.patch
-        x = self.decoder.attend_in_space(self.decoder.attend_in_time(codes_BTHWD.astype(self.config.dtype)))
-        x = x.astype(jnp.float32)
-        video = from_patches(project(x[:, :1], self.pixels_first), (1, py, px))
-        if x.shape[1] > 1:
-            rest = from_patches(project(x[:, 1:], self.pixels_rest), self.config.patch)
-            video = jnp.concatenate([video, rest], axis=1)
-        return video
+        x, parts = x_BTHWD.astype(jnp.float32), []
+        if start:
+            parts.append(from_patches(project(x[:, :1], self.pixels_first), (1, py, px)))
+        if x.shape[1] > start:
+            parts.append(from_patches(project(x[:, int(start):], self.pixels_rest), self.config.patch))
+        return jnp.concatenate(parts, axis=1)
 
     def latent_frames(self, frames: int) -> int:
         """Latent steps of a clip of `frames` frames."""
         return self.config.latent_frames(frames)
 
     def encode(self, video_BFYXC: jax.Array) -> jax.Array:
-        """Video in [-1, 1], [B, F, Y, X, 3] -> tokens int32 [B, T, H, W]; F is 1 + patch[0] * k."""
-        return self.quantizer(self._vectors(video_BFYXC)).tokens
+        """Video in [-1, 1], [B, F, Y, X, 3] -> tokens int32 [B, T, H, W]; F is 1 + patch[0] * k, any k.
+
+        Y and X are any multiples of the patch's; where they are not those of training, positions are interpolated.
+        """
+        return self.quantizer(self.encoder(self._patches(video_BFYXC, True))).tokens
 
     def decode(self, tokens_BTHW: jax.Array) -> jax.Array:
         """Tokens int32 [B, T, H, W] -> video in [-1, 1], [B, 1 + patch[0] * (T - 1), Y, X, 3]."""
-        return jnp.clip(self._pixels(self.quantizer.codes(tokens_BTHW)), -1.0, 1.0)
+        codes = self.quantizer.codes(tokens_BTHW).astype(self.config.dtype)
+        return jnp.clip(self._frames(self.decoder(codes), True), -1.0, 1.0)
+
+    def encode_chunk(self, video_BFYXC: jax.Array, past: Past | None) -> tuple[jax.Array, Past]:
+        """`encode`, a stretch of frames at a time: (tokens of these frames, the past for the next).
+
+        Args:
+          past: None at a video's start, whose F is 1 + patch[0] * k; then what the last call returned, and F is a
+            multiple of patch[0]. Tokens are those of the whole video at once, memory that of a stretch.
+        """
+        x = self._patches(video_BFYXC, past is None)
+        x, present = self.encoder(x, self.encoder.no_past(x[:, 0, ..., 0].size) if past is None else past)
+        return self.quantizer(x).tokens, present
+
+    def decode_chunk(self, tokens_BTHW: jax.Array, past: Past | None) -> tuple[jax.Array, Past]:
+        """`decode`, some latent steps at a time: (their frames, the past for the next); past None at a video's start.
+        """
+        codes = self.quantizer.codes(tokens_BTHW).astype(self.config.dtype)
+        x, present = self.decoder(codes, self.decoder.no_past(codes[:, 0, ..., 0].size) if past is None else past)
+        return jnp.clip(self._frames(x, past is None), -1.0, 1.0), present
 
     def __call__(self, video_BFYXC: jax.Array, *, train: bool = False,
                  key: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
@@ -176,8 +291,8 @@ class CViViT(nnx.Module):
         Args:
           train: counts codes and, with config.code_noise, reconstructs from disturbed codes; both may need `key`.
         """
-        quantized = self.quantizer(self._vectors(video_BFYXC), train=train, key=key)
+        quantized = self.quantizer(self.encoder(self._patches(video_BFYXC, True)), train=train, key=key)
         codes = quantized.codes
         if train and self.config.code_noise:
             codes = swap_codes(codes, jax.random.fold_in(key, 1), self.config.code_noise)
-        return self._pixels(codes), quantized
+        return self._frames(self.decoder(codes.astype(self.config.dtype)), True), quantized

@@ -22,8 +22,8 @@ class MaskGITConfig:
     codebook_size: of its tokenizer; the id codebook_size itself is the mask.
     grid: (T, H, W) of the clips it is trained on.
     text_dim: width of the text embeddings; 0 for a model without text.
-    levels: of an FSQ tokenizer: codes are embedded and scored by the sum of what their digits say and a part of their
-      own, so that what is learned of a code reaches its neighbours; () for codes without structure.
+    levels: of the digits of codes, where they have some (FSQ, LFQ, BSQ): codes are embedded and scored by the sum of
+      what their digits say and a part of their own, so that what is learned of a code reaches its neighbours; else ().
     group: rows and columns of tokens that share one position of the transformer, which reads and predicts them all; the
       paper's is (1, 1). Four tokens a position make it four times cheaper.
     neighbours: width in which each position also reads the tokens around its group, one place further in time, rows
@@ -68,7 +68,7 @@ class MaskGITConfig:
 
 
 def code_digits(levels: tuple[int, ...]) -> np.ndarray:
-    """Which digits each FSQ code has: float32 [V, sum of levels], a one in the place of each channel's digit."""
+    """Which digits each code has: float32 [V, sum of levels], a one in the place of each channel's digit."""
     codes, columns, base = np.arange(np.prod(levels)), [], 1
     for level in levels:
         columns.append(np.eye(level, dtype=np.float32)[codes // base % level])
@@ -77,7 +77,7 @@ def code_digits(levels: tuple[int, ...]) -> np.ndarray:
 
 
 class CodeTable(nnx.Module):
-    """Vectors of codes, [slots, size, K], with what their digits say where codes are FSQ's.
+    """Vectors of codes, [slots, size, K], with what their digits say where they have digits.
 
     slots: tables side by side, one for each token of a group. size: codes, and the mask where it needs a vector too.
     """
@@ -156,8 +156,9 @@ class MaskGIT(nnx.Module):
             null_B1E = jnp.broadcast_to(self.null[...], (B, 1, config.text_dim)).astype(text_BPE.dtype)
             context = jnp.concatenate([null_B1E, text_BPE], axis=1).astype(config.dtype)
             mask = jnp.concatenate([jnp.ones((B, 1), bool), text_mask_BP], axis=1)[:, None, None, :]
+        places = grid_places(grid[1:] if config.attention == "factorised" else grid)
         x = self.stack(x.reshape(B, -1, D).astype(config.dtype), context_BPE=context, context_mask=mask, grid=grid,
-                       positions_S=jnp.asarray(grid_places(grid)) if config.rotary else None, key=key)
+                       positions_S=jnp.asarray(places) if config.rotary else None, key=key)
         head_DN = self.head().reshape(-1, D).T
         logits = project(x, head_DN).astype(jnp.float32) + self.head_bias[...].reshape(-1)
         logits = logits.reshape(B, *grid, rows, columns, -1).transpose(0, 1, 2, 4, 3, 5, 6)

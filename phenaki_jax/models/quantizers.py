@@ -1,7 +1,8 @@
-"""Vector quantizers, chosen by name: from vectors to tokens and back, straight-through.
+"""Vector quantizers, chosen by name: from vectors to tokens and back, with a gradient that passes through.
 
-Every quantizer maps [..., D] to codes of its own width, tokens int32 [...], and back; while training it returns its
-loss and keeps running code counts, from which usage (share of codes in use) and perplexity are reported.
+Every quantizer maps [..., D] to codes of the same width, tokens int32 [...], and back; while training it returns its
+loss and keeps running code counts, from which usage (share of codes in use), perplexity and dead codes are reported.
+`vq` learns its codebook; those of `fsq`, `lfq` and `bsq` are grids, whose tokens are digits and may number millions.
 """
 
 import dataclasses
@@ -13,6 +14,8 @@ from flax import nnx
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import kernel, project
+from phenaki_jax.models.codes import (GRADIENTS, bit_entropies, code_bits, dead_codes, join_tokens, normalise,
+                                      spherical_kmeans, split_tokens, straight_through, usage_metrics)
 
 
 class CodeStatistic(nnx.Variable):
@@ -21,23 +24,11 @@ class CodeStatistic(nnx.Variable):
 
 @dataclasses.dataclass
 class Quantized:
-    """codes [..., E] with the straight-through gradient, tokens int32 [...], loss scalar, metrics by name."""
+    """codes [..., D] whose gradient passes to the vectors, tokens int32 [...], loss scalar, metrics by name."""
     codes: jax.Array
     tokens: jax.Array
     loss: jax.Array
     metrics: dict[str, jax.Array]
-
-
-def straight_through(x: jax.Array, quantized: jax.Array) -> jax.Array:
-    """The value of `quantized` with the gradient of x."""
-    return x + jax.lax.stop_gradient(quantized - x)
-
-
-def usage_metrics(counts_V: jax.Array) -> dict[str, jax.Array]:
-    """Share of codes that a running count of 2 ** -7 or more says are in use, and exp(entropy) of the counts."""
-    p = counts_V / jnp.maximum(counts_V.sum(), 1e-9)
-    entropy = -jnp.sum(p * jnp.log(p + 1e-12))
-    return {"codebook_usage": jnp.mean(counts_V > 2.0 ** -7), "codebook_perplexity": jnp.exp(entropy)}
 
 
 def swap_codes(codes_BTHWE: jax.Array, key: jax.Array, share: float) -> jax.Array:
@@ -73,7 +64,7 @@ class Quantizer(nnx.Module):
         raise NotImplementedError
 
     def codes(self, tokens: jax.Array) -> jax.Array:
-        """The code vector of each token: int32 [...] -> [..., E]."""
+        """The code vector of each token: int32 [...] -> [..., D]."""
         raise NotImplementedError
 
 
@@ -89,10 +80,6 @@ class FSQ(Quantizer):
         self.project_in = kernel(rngs, (embed_dim, len(levels)), ("embed", None))
         self.project_out = kernel(rngs, (len(levels), embed_dim), (None, "embed"))
 
-    @property
-    def _basis(self) -> np.ndarray:
-        return np.cumprod((1, *self.levels[:-1])).astype(np.int32)
-
     def _round(self, z: jax.Array) -> jax.Array:
         """Bounds each channel and rounds it to an integer in [-(L // 2), (L - 1) // 2], straight-through."""
         levels = np.asarray(self.levels, np.float32)
@@ -104,76 +91,197 @@ class FSQ(Quantizer):
     def __call__(self, x, *, train=False, key=None):
         rounded = self._round(project(x, self.project_in).astype(jnp.float32))
         half_width = np.asarray([level // 2 for level in self.levels], np.float32)
-        digits = (rounded + half_width).astype(jnp.int32)
-        tokens = jnp.sum(digits * self._basis, axis=-1, dtype=jnp.int32)
+        tokens = join_tokens((rounded + half_width).astype(jnp.int32), self.levels)
         if train:
             self._observe(tokens)
         codes = project((rounded / half_width).astype(x.dtype), self.project_out)
         return Quantized(codes, tokens, jnp.zeros(()), usage_metrics(self.counts[...]))
 
     def codes(self, tokens):
-        digits = (tokens[..., None] // self._basis) % np.asarray(self.levels, np.int32)
         half_width = np.asarray([level // 2 for level in self.levels], np.float32)
-        return project((digits - half_width) / half_width, self.project_out)
+        return project((split_tokens(tokens, self.levels) - half_width) / half_width, self.project_out)
+
+
+class LFQ(Quantizer):
+    """Lookup-free quantization (MAGVIT-v2, arXiv 2310.05737, section 3.1): the sign of each of log2(V) channels.
+
+    The loss is entropy_weight (E[H(q|z)] - diversity H(E[q])) + commitment E|z - code|^2, with the soft assignment
+    q(c|z) = softmax over codes c of -inverse_temperature |z - c|^2: each vector is to be sure of its code, the batch is
+    to use them all. Nothing here is a table: see `bit_entropies`.
+    """
+
+    def __init__(self, embed_dim: int, codebook_size: int, commitment: float, *, entropy_weight: float = 0.1,
+                 diversity: float = 1.0, inverse_temperature: float = 1.0, gradient: str = "straight_through",
+                 rngs: nnx.Rngs):
+        super().__init__(codebook_size)
+        bits = code_bits(codebook_size)
+        self.levels = (2,) * bits
+        self.commitment, self.gradient = commitment, gradient
+        self.entropy_weight, self.diversity, self.inverse_temperature = entropy_weight, diversity, inverse_temperature
+        self.project_in = kernel(rngs, (embed_dim, bits), ("embed", None))
+        self.project_out = kernel(rngs, (bits, embed_dim), (None, "embed"))
+
+    @property
+    def _size(self) -> float:
+        """Of each channel of a code."""
+        return 1.0
+
+    def _bound(self, z: jax.Array) -> jax.Array:
+        return z
+
+    def __call__(self, x, *, train=False, key=None):
+        z = self._bound(project(x, self.project_in).astype(jnp.float32))
+        tokens = join_tokens((z > 0).astype(jnp.int32), self.levels)
+        quantized = self._size * jnp.where(z > 0, 1.0, -1.0)
+        # |z - c|^2 of a code and of the one that differs in bit i are 4 z_i size apart.
+        logits = 4 * self.inverse_temperature * self._size * z
+        sample_entropy, batch_entropy = bit_entropies(logits.reshape(-1, len(self.levels)))
+        loss = self.entropy_weight * (sample_entropy - self.diversity * batch_entropy)
+        loss += self.commitment * jnp.mean(jnp.sum((z - quantized) ** 2, axis=-1))
+        if train:
+            self._observe(tokens)
+        codes = project(GRADIENTS[self.gradient](z, quantized).astype(x.dtype), self.project_out)
+        metrics = {"codebook_sample_entropy": sample_entropy, "codebook_batch_entropy": batch_entropy}
+        return Quantized(codes, tokens, loss, metrics | usage_metrics(self.counts[...]))
+
+    def codes(self, tokens):
+        return project(self._size * (2.0 * split_tokens(tokens, self.levels) - 1.0), self.project_out)
+
+
+class BSQ(LFQ):
+    """Binary spherical quantization (arXiv 2406.07548, section 4): signs of unit vectors, codes of length 1.
+
+    As LFQ on the unit sphere, where a code is sign(z) / sqrt(L) and no further than sqrt(2 - 2 / sqrt(L)) away, so
+    commitment may be 0. The paper approximates H(E[q]) bit by bit; `bit_entropies` is tighter.
+    """
+
+    @property
+    def _size(self) -> float:
+        return len(self.levels) ** -0.5
+
+    def _bound(self, z):
+        return normalise(z)
 
 
 class VQ(Quantizer):
     """Factorised, l2-normalised vector quantization (ViT-VQGAN, arXiv 2110.04627, section 3.2).
 
-    Vectors are projected to E dimensions and normalised, the nearest code is the one of largest cosine. The codebook
-    follows the vectors by exponential averages; a code that is hardly ever chosen is moved onto a vector of the batch.
+    Vectors are projected to E dimensions and normalised, the nearest code is the one of largest cosine. A code that is
+    hardly ever chosen is moved onto a vector of the batch.
+
+    codebook_update: 'ema', codes follow their vectors by exponential averages; or 'gradient', the optimizer moves them
+      by E|sg(z) - code|^2, which joins the loss (VQ-VAE, arXiv 1711.00937, section 3.2).
+    kmeans_start: the first batch of training sets the codebook to `spherical_kmeans` of its vectors.
+    gradient: a name of GRADIENTS, how the reconstruction's gradient reaches the vectors.
     """
 
     decay = 0.98
-    dead_below = 0.02  # a running count under this share of the mean count is dead
 
-    def __init__(self, embed_dim: int, codebook_size: int, code_dim: int, commitment: float, *, rngs: nnx.Rngs):
+    def __init__(self, embed_dim: int, codebook_size: int, code_dim: int, commitment: float, *,
+                 codebook_update: str = "ema", kmeans_start: bool = False, gradient: str = "straight_through",
+                 rngs: nnx.Rngs):
         super().__init__(codebook_size)
-        self.commitment = commitment
+        self.commitment, self.kmeans_start, self.gradient = commitment, kmeans_start, gradient
         self.project_in = kernel(rngs, (embed_dim, code_dim), ("embed", None))
         self.project_out = kernel(rngs, (code_dim, embed_dim), (None, "embed"))
-        table = jax.random.normal(rngs.params(), (codebook_size, code_dim))
-        self.codebook = CodeStatistic(_normalise(table), axes=("vocab", None))
+        table = normalise(jax.random.normal(rngs.params(), (codebook_size, code_dim)))
+        learned = codebook_update == "gradient"
+        self.codebook = (nnx.Param if learned else CodeStatistic)(table, axes=("vocab", None))
+        # A loss cannot write a parameter: what moves a learned code at once, revival or k-means, is added to it.
+        self.shift = CodeStatistic(jnp.zeros_like(table), axes=("vocab", None)) if learned else None
+
+    def _table(self) -> jax.Array:
+        """The code vectors as they are now, [V, E], of length 1."""
+        return self.codebook[...] if self.shift is None else normalise(self.codebook[...] + self.shift[...])
+
+    def _replace(self, chosen: jax.Array, vectors_VE: jax.Array) -> None:
+        """Sets the codes for which `chosen`, which broadcasts to [V, E], is True."""
+        if self.shift is None:
+            self.codebook[...] = jnp.where(chosen, vectors_VE, self.codebook[...])
+        else:
+            learned_VE = jax.lax.stop_gradient(self.codebook[...])
+            self.shift[...] = jnp.where(chosen, vectors_VE - learned_VE, self.shift[...])
 
     def __call__(self, x, *, train=False, key=None):
-        z = _normalise(project(x, self.project_in).astype(jnp.float32))
+        z = normalise(project(x, self.project_in).astype(jnp.float32))
         z_NE = z.reshape(-1, z.shape[-1])
-        tokens_N = jnp.argmax(z_NE @ self.codebook[...].T, axis=-1).astype(jnp.int32)
-        quantized = self.codebook[...][tokens_N].reshape(z.shape)
+        if train and self.kmeans_start:
+            self._start(jax.lax.stop_gradient(z_NE), jax.random.fold_in(key, 2))
+        table_VE = self._table()
+        tokens_N = jnp.argmax(z_NE @ table_VE.T, axis=-1).astype(jnp.int32)
+        quantized = table_VE[tokens_N].reshape(z.shape)
         loss = self.commitment * jnp.mean(jnp.sum((z - jax.lax.stop_gradient(quantized)) ** 2, axis=-1))
-        if train:
-            self._follow(jax.lax.stop_gradient(z_NE), tokens_N, key)
-        codes = project(straight_through(z, quantized).astype(x.dtype), self.project_out)
-        return Quantized(codes, tokens_N.reshape(z.shape[:-1]), loss, usage_metrics(self.counts[...]))
+        if self.shift is not None:
+            loss += jnp.mean(jnp.sum((jax.lax.stop_gradient(z) - quantized) ** 2, axis=-1))
+        dead = self._follow(jax.lax.stop_gradient(z_NE), tokens_N, key) if train else {}
+        codes = project(GRADIENTS[self.gradient](z, quantized).astype(x.dtype), self.project_out)
+        return Quantized(codes, tokens_N.reshape(z.shape[:-1]), loss, usage_metrics(self.counts[...]) | dead)
 
-    def _follow(self, z_NE: jax.Array, tokens_N: jax.Array, key: jax.Array) -> None:
-        """One step of the codebook: averages for the codes that were chosen, revival for those that are dead."""
+    def _start(self, z_NE: jax.Array, key: jax.Array) -> None:
+        """Before anything was counted, k-means; afterwards nothing, and at no cost."""
+        fresh = self.counts[...].sum() == 0
+        self._replace(fresh, jax.lax.cond(fresh, lambda: spherical_kmeans(z_NE, self.codebook_size, key),
+                                          lambda: jnp.zeros_like(self.codebook[...])))
+
+    def _follow(self, z_NE: jax.Array, tokens_N: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        """One step of the codebook: averages for the codes that were chosen, revival for those that are dead.
+
+        Returns the metric of how many were dead; after it none are.
+        """
         batch_V = self._observe(tokens_N)
-        sums_VE = jnp.zeros_like(self.codebook[...]).at[tokens_N].add(z_NE)
-        rate_V1 = jnp.where(batch_V > 0, 1 - self.decay, 0.0)[:, None]
-        mean_VE = sums_VE / jnp.maximum(batch_V, 1.0)[:, None]
-        moved_VE = _normalise(self.codebook[...] * (1 - rate_V1) + mean_VE * rate_V1)
+        if self.shift is None:
+            sums_VE = jnp.zeros_like(self.codebook[...]).at[tokens_N].add(z_NE)
+            rate_V1 = jnp.where(batch_V > 0, 1 - self.decay, 0.0)[:, None]
+            mean_VE = sums_VE / jnp.maximum(batch_V, 1.0)[:, None]
+            self.codebook[...] = normalise(self.codebook[...] * (1 - rate_V1) + mean_VE * rate_V1)
         counts_V = self.counts[...]
-        dead_V = counts_V < self.dead_below * counts_V.mean()
+        dead_V = dead_codes(counts_V)
         chosen_V = jax.random.randint(key, (self.codebook_size,), 0, z_NE.shape[0])
-        self.codebook[...] = jnp.where(dead_V[:, None], z_NE[chosen_V], moved_VE)
-        self.counts[...] = jnp.where(dead_V, counts_V.mean() * self.dead_below * 4, counts_V)
+        self._replace(dead_V[:, None], z_NE[chosen_V])
+        self.counts[...] = jnp.where(dead_V, 0.08 * counts_V.mean(), counts_V)
+        return {"codebook_dead": jnp.sum(dead_V, dtype=jnp.float32)}
 
     def codes(self, tokens):
-        return project(self.codebook[...][tokens], self.project_out)
+        return project(self._table()[tokens], self.project_out)
 
 
-def _normalise(z: jax.Array) -> jax.Array:
-    return z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12)
+# What a config may say of each quantizer beside its sizes.
+OPTIONS = {
+    "fsq": (),
+    "vq": ("codebook_update", "kmeans_start", "gradient"),
+    "lfq": ("entropy_weight", "diversity", "inverse_temperature"),
+    "bsq": ("entropy_weight", "diversity", "inverse_temperature", "gradient"),
+}
+
+
+def _check(config) -> None:
+    for name, known in {"quantizer": OPTIONS, "codebook_update": ("ema", "gradient"), "gradient": GRADIENTS}.items():
+        value = getattr(config, name, None)
+        if value is not None and value not in known:
+            raise UserError(f"tokenizer.{name}={value!r} is unknown; it is one of {', '.join(known)}")
+    if getattr(config, "gradient", "straight_through") == "rotation" and "gradient" not in OPTIONS[config.quantizer]:
+        raise UserError(f"tokenizer.gradient='rotation' turns vectors on a sphere, as vq and bsq have them; "
+                        f"tokenizer.quantizer={config.quantizer!r} takes 'straight_through'")
+    for name in ("entropy_weight", "diversity"):
+        if getattr(config, name, 0) < 0:
+            raise UserError(f"tokenizer.{name}={getattr(config, name)} must be 0 or more")
+    if getattr(config, "inverse_temperature", 1) <= 0:
+        raise UserError(f"tokenizer.inverse_temperature={config.inverse_temperature} must be over 0")
 
 
 def make_quantizer(config, *, rngs: nnx.Rngs) -> Quantizer:
-    """The quantizer that `config.quantizer` names; UserError for an unknown name or a size that does not fit."""
-    if config.quantizer == "fsq":
-        if int(np.prod(config.levels)) != config.codebook_size:
+    """The quantizer that `config.quantizer` names; of its OPTIONS, those that config does not have are the defaults.
+
+    Raises: UserError for an unknown name, a value out of range, or a size that does not fit.
+    """
+    _check(config)
+    name, D, V = config.quantizer, config.embed_dim, config.codebook_size
+    options = {option: getattr(config, option) for option in OPTIONS[name] if hasattr(config, option)}
+    if name == "fsq":
+        if int(np.prod(config.levels)) != V:
             raise UserError(f"tokenizer.levels={tuple(config.levels)} make {int(np.prod(config.levels))} codes; "
-                            f"tokenizer.codebook_size={config.codebook_size} must be that number")
-        return FSQ(config.embed_dim, config.levels, rngs=rngs)
-    if config.quantizer == "vq":
-        return VQ(config.embed_dim, config.codebook_size, config.code_dim, config.commitment, rngs=rngs)
-    raise UserError(f"tokenizer.quantizer={config.quantizer!r} is unknown; it is one of fsq, vq")
+                            f"tokenizer.codebook_size={V} must be that number")
+        return FSQ(D, config.levels, rngs=rngs)
+    if name == "vq":
+        return VQ(D, V, config.code_dim, config.commitment, **options, rngs=rngs)
+    return {"lfq": LFQ, "bsq": BSQ}[name](D, V, config.commitment, **options, rngs=rngs)

@@ -1,7 +1,8 @@
 """Checkpoints of a run: written in the background, kept N, restored strictly, onto any mesh.
 
 One checkpoint is two Orbax items. ``model`` is what generates (averaged params, variables, frozen arrays); ``training``
-is what only a resumed run needs (step, params, optimizer). So a model is loaded without its optimizer.
+is what only a resumed run needs (step, params, optimizer, what belongs to training's aids). So a model is loaded
+without its optimizer or its discriminator. Arrays that an installed package brings are in neither.
 """
 
 import dataclasses
@@ -66,8 +67,10 @@ def nest(flat: dict[str, Any]) -> dict:
 
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:
-    model = {"params": state.ema, "variables": state.variables, "frozen": state.frozen}
-    training = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    aids = {name: part for name, part in state.variables.items() if name in state.params and name not in state.ema}
+    variables = {name: part for name, part in state.variables.items() if name not in aids}
+    model = {"params": state.ema, "variables": variables, "frozen": state.frozen}
+    training = {"step": state.step, "params": state.params, "opt_state": state.opt_state, "variables": aids}
     return {"model": flatten(model), "training": flatten(training)}
 
 
@@ -117,6 +120,8 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state of a step, each array where ``abstract`` (shapes with shardings) wants it, on whatever mesh.
 
+        Given arrays are not in a checkpoint; they come back as ``abstract`` has them.
+
         Raises: UserError where the checkpoint's arrays are not exactly those of ``abstract``.
         """
         ocp = _ocp()
@@ -137,8 +142,9 @@ class Checkpoints:
             params=fill(abstract.params, training, "params/"),
             ema=fill(abstract.ema, model, "params/"),
             opt_state=fill(abstract.opt_state, training, "opt_state/"),
-            variables=fill(abstract.variables, model, "variables/"),
+            variables=fill(abstract.variables, {**training, **model}, "variables/"),
             frozen=fill(abstract.frozen, model, "frozen/"),
+            given=abstract.given,
         )
 
     def wait(self) -> None:

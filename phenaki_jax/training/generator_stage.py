@@ -63,7 +63,7 @@ def make_stage(config, frozen=None) -> Stage:
     if not 0 <= first_given <= 1:
         raise UserError(f"train.first_given={first_given} must be a share from 0 to 1")
 
-    def loss(params, variables, frozen, batch, key):
+    def loss(params, variables, frozen, batch, key, step):
         check_text_is_ids(config)
         model = pure.bind(params, variables)
         encoder = tokenizer.bind(**frozen)

@@ -18,19 +18,21 @@ import numpy as np
 from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.errors import UserError
+from phenaki_jax.models.build import tokenizer_config as sizes_of
 from phenaki_jax.parallel import enable_compilation_cache, make_mesh, shard_batch
 from phenaki_jax.training import checkpoints as ckpt
 from phenaki_jax.training import metrics as report
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
-from phenaki_jax.training.state import abstract_state, create_state, make_step
+from phenaki_jax.training.state import abstract_state, create_state, make_step, place_frozen
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
                "data.data_dir", "sampling.")
 # Fields of a tokenizer that leave its tokens' meaning and its arrays as they are.
-FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.code_noise", "tokenizer.dtype",
-                         "tokenizer.unroll", "tokenizer.remat")
+FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.kmeans_start", "tokenizer.gradient",
+                         "tokenizer.entropy_weight", "tokenizer.diversity", "tokenizer.inverse_temperature",
+                         "tokenizer.code_noise", "tokenizer.dtype", "tokenizer.unroll", "tokenizer.remat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,7 @@ def train(
     mesh = make_mesh(config.mesh, devices)
     frozen = _frozen_arrays(config, workdir, steps_saved)
     stage = (make_stage or _stage_by_name(config.stage))(config, frozen)
-    optimizer, schedule = make_optimizer(config, stage.axes)
+    optimizer, schedule = make_optimizer(config, stage.axes, stage.aids)
     loader = (make_loader or _make_loader)(config, train=True)
 
     # ---------------------------------------------------------------- the state: born or restored on the mesh
@@ -91,6 +93,8 @@ def train(
         if steps_saved:
             start = steps_saved[-1]
             state = checkpoints.restore(start, abstract_state(stage, optimizer, mesh, config.seed))
+            given = place_frozen(stage.given, jax.tree.map(lambda x: x.sharding, state.given))
+            state = dataclasses.replace(state, given=given)
         else:
             start = 0
             state = create_state(stage, optimizer, mesh, config.seed)
@@ -238,7 +242,7 @@ def check_vocabulary(config, tokenizer_config, where: str) -> None:
     """Raises: UserError where the generator's config speaks of other tokens than the tokenizer's run made."""
     if tokenizer_config.stage != "tokenizer":
         raise UserError(f"tokenizer_run={where!r} is a run of stage {tokenizer_config.stage!r}, not of a tokenizer.")
-    both = [configs.from_dict({"tokenizer": c.tokenizer.to_dict()}) for c in (tokenizer_config, config)]
+    both = [configs.from_dict({"tokenizer": dataclasses.asdict(sizes_of(c))}) for c in (tokenizer_config, config)]
     difference = configs.differing_field(*both, free=FREE_TOKENIZER_FIELDS)
     if difference:
         name, theirs, ours = difference

@@ -62,16 +62,20 @@ def matrix_dimensions(names: tuple[str | None, ...]) -> MuonDimensionNumbers | N
     return MuonDimensionNumbers(reduction_axis=tuple(inner[:split]), output_axis=tuple(inner[split:]))
 
 
-def make_optimizer(config, axes: Any) -> tuple[optax.GradientTransformation, Callable]:
+def make_optimizer(config, axes: Any, aids: tuple[str, ...] = ()) -> tuple[optax.GradientTransformation, Callable]:
     """The optimizer named by ``config.optimizer.name`` and its schedule (update count -> learning rate).
 
     axes: the stage's tree of logical axes, like its params. Gradients are clipped to the global norm
     ``optimizer.clip`` first (0: not at all). Under "muon" the matrices inside the network are orthogonalised, a layer
     at a time, and scaled so that one learning rate serves both; all the rest is AdamW's.
+    aids: top-level names of params that help training, such as a discriminator: Adam's, at the constant rate
+    ``loss.discriminator_rate`` and clipped apart, so that the model is updated as it would be without them.
 
     Raises: UserError for an unknown name.
     """
     options, schedule = config.optimizer, make_schedule(config)
+    if aids:
+        axes = {name: part for name, part in axes.items() if name not in aids}
     if options.name == "adamw":
         update = optax.adamw(
             schedule, b1=options.b1, b2=options.b2, weight_decay=options.weight_decay, mask=decay_mask(axes)
@@ -88,6 +92,28 @@ def make_optimizer(config, axes: Any) -> tuple[optax.GradientTransformation, Cal
         )
     else:
         raise UserError(f"optimizer.name is {options.name!r}, which is not one of {', '.join(OPTIMIZERS)}.")
-    if options.clip:
-        update = optax.chain(optax.clip_by_global_norm(options.clip), update)
+    clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
+    update = optax.chain(*clip, update) if clip else update
+    if aids:  # b1 = 0 as in StyleGAN2: a discriminator chases what moves
+        aid = optax.chain(*clip, optax.adam(config.loss.discriminator_rate, b1=0.0, b2=0.99))
+        update = _apart(update, aid, aids)
     return update, schedule
+
+
+def _apart(
+    model: optax.GradientTransformation, aid: optax.GradientTransformation, aids: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """Two optimizers side by side, one for the top-level names in `aids`, one for all others."""
+
+    def split(tree):
+        return tuple({name: part for name, part in tree.items() if (name in aids) == which} for which in (False, True))
+
+    def init(params):
+        return tuple(side.init(part) for side, part in zip((model, aid), split(params)))
+
+    def update(grads, state, params=None):
+        parts = zip((model, aid), split(grads), state, split(params))
+        updates, states = zip(*[side.update(*rest) for side, *rest in parts])
+        return updates[0] | updates[1], states
+
+    return optax.GradientTransformation(init, update)

@@ -21,16 +21,26 @@ class Stage:
         (codebook averages and the like).
       axes: like params, the logical axis names of each array, such as ("layers", "embed", "mlp").
       variable_axes: like variables.
-      loss: (params, variables, frozen, batch, key) -> (loss, (variables, metrics)). The loss is a float32 scalar and
-        metrics a dict of name -> scalar. The batch holds streams: {"video": {"video": uint8 [B,F,Y,X,3], ...}, ...}.
-      frozen: arrays that the loss reads and nobody trains; {} where there are none.
+      loss: (params, variables, frozen, batch, key, step) -> (loss, (variables, metrics)). The loss is a float32 scalar
+        and metrics a dict of name -> scalar. The batch holds streams, {"video": {"video": uint8 [B,F,Y,X,3], ...},
+        ...}; `frozen` are the frozen and the given arrays; step is the number of updates done, int32.
+      frozen: arrays that the loss reads and nobody trains, kept with the model; {} where there are none.
       samples: (params, variables, frozen, batch, key) -> uint8 [Y,X,3], a picture that shows how far the stage is.
+      given: arrays that the loss reads beside the frozen ones and that come with an installed package; never saved.
+      aids: top-level names of params and variables that only training needs (a discriminator): they have an optimizer
+        and a clipping of their own, are not averaged, and are no part of the model.
     """
 
     name: str
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     axes: Axes
     variable_axes: Axes
-    loss: Callable[[Tree, Tree, Tree, Tree, jax.Array], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]]
+    loss: Callable[[Tree, Tree, Tree, Tree, jax.Array, jax.Array], tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]]
     frozen: Tree
     samples: Callable[[Tree, Tree, Tree, Tree, jax.Array], np.ndarray]
+    given: Tree = dataclasses.field(default_factory=dict)
+    aids: tuple[str, ...] = ()
+
+    def model_part(self, tree: Tree) -> Tree:
+        """Params or variables (or what is laid out like them) without the aids."""
+        return {name: part for name, part in tree.items() if name not in self.aids}

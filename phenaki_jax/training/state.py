@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.parallel.rules import tree_shardings
 from phenaki_jax.training.stage import Stage
 
@@ -23,10 +24,11 @@ class TrainState:
     Attributes:
       step: int32 scalar, updates done so far; also the number of the batch that comes next.
       params: what is trained, float32.
-      ema: moving average of params, which is what evaluates and generates.
+      ema: moving average of params without aids, which is what evaluates and generates.
       opt_state: the optimizer's.
       variables: the stage's other arrays (codebook averages and the like).
       frozen: arrays of another model that the loss reads; {} for a tokenizer.
+      given: arrays that come with an installed package; no part of a checkpoint.
     """
 
     step: jax.Array
@@ -35,6 +37,7 @@ class TrainState:
     opt_state: Tree
     variables: Tree
     frozen: Tree
+    given: Tree
 
 
 def path_name(path: tuple) -> str:
@@ -43,15 +46,16 @@ def path_name(path: tuple) -> str:
 
 
 def initial_state(stage: Stage, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step, without its frozen arrays. A pure function, to be traced."""
+    """The state before the first step, without its frozen and given arrays. A pure function, to be traced."""
     params, variables = stage.init(jax.random.fold_in(jax.random.key(seed), jnp.uint32(2**32 - 1)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        ema=jax.tree.map(jnp.copy, params),
+        ema=jax.tree.map(jnp.copy, stage.model_part(params)),
         opt_state=optimizer.init(params),
         variables=variables,
         frozen={},
+        given={},
     )
 
 
@@ -77,10 +81,11 @@ def state_shardings(stage: Stage, state: TrainState, mesh: jax.sharding.Mesh) ->
     return TrainState(
         step=everywhere,
         params=params,
-        ema=params,
+        ema=stage.model_part(params),
         opt_state=jax.tree_util.tree_map_with_path(moment, state.opt_state),
         variables=tree_shardings(mesh, state.variables, stage.variable_axes),
         frozen=jax.tree.map(lambda _: everywhere, state.frozen),
+        given=jax.tree.map(lambda _: everywhere, state.given),
     )
 
 
@@ -89,9 +94,8 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, with nothing computed: what a compiler or a checkpoint needs."""
     shapes = jax.eval_shape(lambda: initial_state(stage, optimizer, seed))
-    shapes = dataclasses.replace(
-        shapes, frozen=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stage.frozen)
-    )
+    frozen, given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (stage.frozen, stage.given))
+    shapes = dataclasses.replace(shapes, frozen=frozen, given=given)
     places = state_shardings(stage, shapes, mesh)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
@@ -106,9 +110,10 @@ def create_state(
 ) -> TrainState:
     """The state before the first step, every array born where it will live: no device ever holds it whole."""
     places = jax.tree.map(lambda x: x.sharding, abstract_state(stage, optimizer, mesh, seed))
-    born = dataclasses.replace(places, frozen={})
+    born = dataclasses.replace(places, frozen={}, given={})
     state = jax.jit(lambda: initial_state(stage, optimizer, seed), out_shardings=born)()
-    return dataclasses.replace(state, frozen=place_frozen(stage.frozen, places.frozen))
+    frozen, given = place_frozen((stage.frozen, stage.given), (places.frozen, places.given))
+    return dataclasses.replace(state, frozen=frozen, given=given)
 
 
 def make_step(
@@ -119,27 +124,54 @@ def make_step(
     The key of step s is fold_in(key(config.seed), s), so a step is a function of the state and the batch alone.
     The average's decay warms up, min(ema_decay, (1 + s) / (10 + s)), so that it does not remember the initial weights.
     Metrics are of this very step: loss, grad_norm (before clipping), learning_rate and what the stage reports.
+    With train.accumulate = n a step goes through its batch in n parts, one after the other, and updates once with the
+    mean of their gradients: the memory of a part. Part i has rows i, i + n, ... of each stream and the key fold_in(key,
+    i); metrics are means over the parts.
     """
     decay_limit = config.train.ema_decay
+    parts = config.train.get("accumulate", 1)
+
+    def gradients(state: TrainState, variables: Tree, batch: Tree, key: jax.Array):
+        def loss_fn(params):
+            return stage.loss(params, variables, state.frozen | state.given, batch, key, state.step)
+
+        (loss, (variables, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return grads, variables, {"loss": loss, **metrics}
+
+    def accumulated(state: TrainState, batch: Tree, key: jax.Array):
+        def part(carry, index_and_batch):
+            sums, variables = carry
+            index, batch = index_and_batch
+            grads, variables, metrics = gradients(state, variables, batch, jax.random.fold_in(key, index))
+            return (jax.tree.map(jnp.add, sums, grads), variables), metrics
+
+        def divide(x):  # neighbours go to different parts, so that a part is spread over the devices as a batch is
+            if x.shape[0] % parts:
+                raise UserError(f"train.accumulate={parts} does not divide a stream of {x.shape[0]} rows; "
+                                "choose another batch_size, or a divisor of its streams' rows")
+            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (sums, variables), metrics = jax.lax.scan(
+            part, (zeros, state.variables), (jnp.arange(parts), jax.tree.map(divide, batch)))
+        mean = lambda tree: jax.tree.map(lambda x: x / parts, tree)
+        return mean(sums), variables, jax.tree.map(lambda x: x.mean(0), metrics)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-
-        def loss_fn(params):
-            return stage.loss(params, state.variables, state.frozen, batch, key)
-
-        (loss, (variables, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        grads, variables, metrics = (accumulated(state, batch, key) if parts > 1 else
+                                     gradients(state, state.variables, batch, key))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(decay_limit, (1.0 + count) / (10.0 + count))
-        ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.ema, params)
+        ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.ema, stage.model_part(params))
         metrics = {
-            "loss": loss,
+            "loss": metrics.pop("loss"),
             "grad_norm": optax.global_norm(grads),
             "learning_rate": schedule(state.step),
             **metrics,
         }
-        return TrainState(state.step + 1, params, ema, opt_state, variables, state.frozen), metrics
+        return TrainState(state.step + 1, params, ema, opt_state, variables, state.frozen, state.given), metrics
 
     return step

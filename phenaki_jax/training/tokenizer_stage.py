@@ -1,51 +1,90 @@
-"""Stage one: C-ViViT. Its loss is a sum of named terms, L_VQ + L_2 so far (Phenaki, section 2.1 and B.1)."""
+"""Stage one: C-ViViT under the paper's loss, a weighted sum of named terms (Phenaki, section 2.1 and B.1)."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.media import to_float, to_uint8
-from phenaki_jax.models.build import make_tokenizer
+from phenaki_jax.models.build import make_discriminator, make_tokenizer
 from phenaki_jax.models.cvivit import CViViT
-from phenaki_jax.pictures import sheet
+from phenaki_jax.pictures import grid, sheet
+from phenaki_jax.training.adversarial import lecam_state
 from phenaki_jax.training.stage import Stage
+from phenaki_jax.training.tokenizer_losses import (
+    Adversary, Perception, adversarial_terms, adversarial_weight, loss_config, perceptual_terms)
+
+AID = "discriminator"
 
 
-def loss_terms(model: CViViT, video_BFYXC: jax.Array, key: jax.Array) -> tuple[dict[str, jax.Array], dict]:
-    """Every term of the loss of one stream, unweighted, and the quantizer's metrics.
+def loss_terms(model: CViViT, video_BFYXC: jax.Array, key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, dict]:
+    """The terms that the tokenizer alone decides, unweighted, its reconstruction, and the quantizer's metrics.
 
     With tokenizer.code_noise the reconstruction is from disturbed codes, so l2 and psnr are worse than what it can do.
-    Terms that compare video with reconstruction (perceptual, adversarial) join here, each under its own name.
     """
     reconstruction, quantized = model(video_BFYXC, train=True, key=key)
     l2 = jnp.mean(jnp.square(reconstruction - video_BFYXC))
-    return {"l2": l2, "quantizer": quantized.loss}, quantized.metrics
+    return {"l2": l2, "quantizer": quantized.loss}, reconstruction, quantized.metrics
 
 
 def make_stage(config, frozen=None) -> Stage:
-    """The tokenizer's stage; `config` is a run's, its `tokenizer` section sizes the model. `frozen` is not used."""
+    """The tokenizer's stage; `config` is a run's: `tokenizer` sizes the model, `loss` weighs its terms and
+    `discriminator` sizes the adversary where there is one. `frozen` is not used."""
+    options = loss_config(config)
     pure = make_tokenizer(config)
-    weights = {"l2": 1.0, "quantizer": 1.0}
+    perception = Perception.load(options)
+    discriminator = make_discriminator(config) if options.adversarial else None
 
-    def loss(params, variables, frozen, batch, key):
-        model = pure.bind(params, variables)
+    def init(key):
+        params, variables = pure.init(key)
+        if discriminator:
+            params[AID], _ = discriminator.init(jax.random.fold_in(key, 1))
+            variables[AID] = lecam_state()
+        return params, variables
+
+    def loss(params, variables, frozen, batch, key, step):
+        model = pure.bind(stage.model_part(params), stage.model_part(variables))
+        averages = variables.get(AID)
         rows = {name: stream["video"].shape[0] for name, stream in batch.items()}
         total, metrics = 0.0, {}
         for index, (name, stream) in enumerate(sorted(batch.items())):
-            terms, quantizer_metrics = loss_terms(model, to_float(stream["video"]), jax.random.fold_in(key, index))
-            share = rows[name] / sum(rows.values())
-            total += share * sum(weights[term] * value for term, value in terms.items())
+            video, share = to_float(stream["video"]), rows[name] / sum(rows.values())
+            model_key, loss_key = (jax.random.fold_in(key, i) for i in (index, len(batch) + index))
+            terms, reconstruction, quantizer_metrics = loss_terms(model, video, model_key)
+            compare = functools.partial(perceptual_terms, options, perception, frozen, video, key=loss_key, step=step)
+            terms |= compare(reconstruction)
+            weighted = sum(getattr(options, term) * value for term, value in terms.items())
+            if discriminator:
+                adversary = Adversary(options, discriminator, params[AID], averages, step)
+                terms_of_both, averages, logits = adversarial_terms(adversary, video, reconstruction, loss_key)
+                weight = adversarial_weight(adversary, compare, video, reconstruction, loss_key)
+                weighted += weight * terms_of_both["adversarial"] + terms_of_both["discriminator"]
+                metrics |= {f"{name}/{what}": value for what, value in logits.items()}
+                metrics[f"{name}/adversarial_weight"] = weight
+                terms |= terms_of_both
+            total += share * weighted
             metrics |= {f"{name}/{term}": value for term, value in terms.items()} | quantizer_metrics
             metrics[f"{name}/psnr"] = 10 * jnp.log10(4.0 / jnp.maximum(terms["l2"], 1e-12))
-        return total, (pure.variables(model), metrics)
+        variables = pure.variables(model) | ({AID: averages} if discriminator else {})
+        return total, (variables, metrics)
 
     @jax.jit
     def reconstruct(params, variables, video):
-        model = pure.bind(params, variables)
+        model = pure.bind(params, stage.model_part(variables))
         return model.decode(model.encode(to_float(video)))
 
     def samples(params, variables, frozen, batch, key):
-        video = batch["video" if "video" in batch else "image"]["video"][:4]
-        return sheet({"truth": np.asarray(video), "reconstruction": to_uint8(reconstruct(params, variables, video))})
+        sheets = []
+        for name in sorted(batch, reverse=True):  # clips before images
+            video = np.asarray(batch[name]["video"])[:4]
+            restored = to_uint8(reconstruct(params, variables, video))
+            difference = np.abs(video.astype(int) - restored).astype(np.uint8)
+            sheets.append([sheet({"truth": video, "reconstruction": restored, "difference": difference})])
+        return grid(sheets)
 
-    return Stage("tokenizer", pure.init, pure.axes, pure.variable_axes, loss, {}, samples)
+    axes, variable_axes, aids = dict(pure.axes), dict(pure.variable_axes), ()
+    if discriminator:
+        axes[AID], variable_axes[AID], aids = discriminator.axes, {name: () for name in lecam_state()}, (AID,)
+    stage = Stage("tokenizer", init, axes, variable_axes, loss, {}, samples, perception.arrays, aids)
+    return stage

@@ -13,11 +13,20 @@ SIZES = dict(frames=11, height=16, width=24, patch=(2, 8, 8), embed_dim=16, head
              temporal_layers=2, codebook_size=240, code_dim=8, levels=(8, 6, 5))
 
 
-@pytest.fixture(scope="module", params=["fsq", "vq"])
+QUANTIZERS = {"fsq": {}, "vq": {}, "lfq": {"codebook_size": 256}, "bsq": {"codebook_size": 256},
+              "vq, learned, rotation": {"codebook_update": "gradient", "gradient": "rotation"},
+              "bsq, rotation": {"codebook_size": 256, "gradient": "rotation"}}
+
+
+def quantizer_sizes(name):
+    return CViViTConfig(**{**SIZES, "quantizer": name.split(",")[0], **QUANTIZERS[name]})
+
+
+@pytest.fixture(scope="module", params=["fsq", "vq", "lfq", "bsq"])
 def codec(request):
-    sizes = CViViTConfig(quantizer=request.param, **SIZES)
+    sizes = quantizer_sizes(request.param)
     pure = Pure(lambda rngs: CViViT(sizes, rngs=rngs))
-    params, variables = pure.init(jax.random.key(0))
+    params, variables = jax.jit(pure.init)(jax.random.key(0))
     bind = lambda: pure.bind(params, variables)
     encode = jax.jit(lambda video: bind().encode(video))
     decode = jax.jit(lambda tokens: bind().decode(tokens))
@@ -72,7 +81,24 @@ def test_decoding_the_tokens_is_the_reconstruction(codec, video):
     np.testing.assert_allclose(decode(tokens), jnp.clip(reconstruct(video), -1, 1), atol=2e-5)
 
 
-@pytest.mark.parametrize("shape, words", [((1, 10, 16, 24, 3), "9 or 11"), ((1, 11, 24, 24, 3), "16 x 24")])
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_every_quantizer_trains_what_comes_before_and_after_it(video, name):
+    """Each parameter has a gradient of the reconstruction and the quantizer's loss, and codes are counted."""
+    pure = Pure(lambda rngs: CViViT(quantizer_sizes(name), rngs=rngs))
+    params, variables = jax.jit(pure.init)(jax.random.key(0))
+
+    def loss(params):
+        model = pure.bind(params, variables)
+        reconstruction, quantized = model(video, train=True, key=jax.random.key(1))
+        return jnp.mean((reconstruction - video) ** 2) + quantized.loss, pure.variables(model)
+
+    grads, after = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(grad).all() and np.any(grad != 0), path
+    np.testing.assert_allclose(after["quantizer"]["counts"].sum(), 0.01 * 3 * 6 * 2 * 3, rtol=0.1)
+
+
+@pytest.mark.parametrize("shape, words", [((1, 10, 16, 24, 3), "9 or 11"), ((1, 11, 20, 24, 3), "20 x 24.*24 x 24")])
 def test_a_clip_that_does_not_fit_is_refused_in_one_sentence(codec, shape, words):
     with pytest.raises(UserError, match=words):
         codec[0](jnp.zeros(shape))

@@ -1,4 +1,8 @@
-"""Quantizers: against brute force, with round trips, gradients that pass straight through, and dead codes revived."""
+"""Quantizers: against brute force, with round trips, gradients that pass straight through, and dead codes revived.
+
+What all have in common, FSQ and VQ's choice are here; how VQ's codebook is learned in test_vq, LFQ and BSQ in
+test_binary_quantizers.
+"""
 
 import itertools
 import types
@@ -9,6 +13,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from phenaki_jax.errors import UserError
+from phenaki_jax.models.codes import join_tokens, split_tokens, usage_metrics
 from phenaki_jax.models.quantizers import FSQ, VQ, make_quantizer, straight_through, swap_codes
 
 
@@ -111,3 +117,74 @@ def test_swapped_codes_are_the_batch_s_own_and_as_many_as_asked():
     assert np.mean(share == 0) == pytest.approx(0.25, abs=0.08)
     assert share.mean() == pytest.approx(0.225, abs=0.03) and share.max() < 0.85
     np.testing.assert_array_equal(swap_codes(names, jax.random.key(0), 0.0), names)
+
+
+ALL = [("fsq", {}), ("lfq", {}), ("bsq", {}), ("bsq", {"gradient": "rotation"}), ("vq", {}),
+       ("vq", {"gradient": "rotation"}), ("vq", {"codebook_update": "gradient"}), ("vq", {"kmeans_start": True})]
+
+
+@pytest.mark.parametrize("name, values", ALL)
+def test_every_quantizer_keeps_the_contract(name, values):
+    """Tokens in range, codes that tokens give back, a gradient to what comes before, jit, and no luck but the key's."""
+    quantizer = make_quantizer(config(quantizer=name, codebook_size=64, levels=(4, 4, 4), **values), rngs=nnx.Rngs(0))
+    graph, state = nnx.split(quantizer)
+
+    @jax.jit
+    def call(x, key):
+        def total(x):
+            model = nnx.merge(graph, state, copy=True)
+            result = model(x, train=True, key=key)
+            return jnp.sum((result.codes - 1) ** 2), (vars(result), nnx.state(model))
+        return jax.grad(total, has_aux=True)(x)
+
+    x = vectors().reshape(2, 5, 20, 6)
+    grads, (result, after) = call(x, jax.random.key(0))
+    codes, tokens, metrics = result["codes"], result["tokens"], result["metrics"]
+    assert tokens.dtype == jnp.int32 and tokens.shape == (2, 5, 20) and codes.shape == x.shape
+    assert int(tokens.min()) >= 0 and int(tokens.max()) < 64 and len(np.unique(tokens)) > 8
+    assert np.isfinite(grads).all() and np.all(np.any(np.asarray(grads) != 0, axis=-1)) and np.isfinite(result["loss"])
+    for metric in ("codebook_usage", "codebook_perplexity", "codebook_dead"):
+        assert metrics[metric].shape == () and np.isfinite(metrics[metric])
+    jax.tree.map(np.testing.assert_array_equal, call(x, jax.random.key(0)), (grads, (result, after)))
+    if not values.get("kmeans_start"):
+        np.testing.assert_allclose(quantizer.codes(tokens), codes, atol=1e-5)
+        np.testing.assert_array_equal(quantizer(x).tokens, tokens)
+    trained = nnx.merge(graph, after)
+    result = trained(x)
+    np.testing.assert_allclose(trained.codes(result.tokens), result.codes, atol=1e-5)
+
+
+def test_usage_perplexity_and_dead_codes_of_counts():
+    """The mean is 2.5: dead are the counts below 0.05."""
+    metrics = usage_metrics(jnp.asarray([0.0, 0.006, 0.049, 0.051, 9.894, 5, 5, 0]))
+    assert float(metrics["codebook_dead"]) == 4 and float(metrics["codebook_usage"]) == 5 / 8
+    p = np.asarray([0.006, 0.049, 0.051, 9.894, 5, 5]) / 20
+    np.testing.assert_allclose(metrics["codebook_perplexity"], np.exp(-(p * np.log(p)).sum()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("factors", [(7,), (2, 2, 2, 2), (8, 6, 5), (512, 512)])
+def test_tokens_split_into_digits_and_join_again(factors):
+    size = int(np.prod(factors))
+    tokens = np.random.default_rng(0).integers(0, size, (3, 4, 5)).astype(np.int32)
+    digits = split_tokens(jnp.asarray(tokens), factors)
+    expected = np.stack(np.unravel_index(tokens, factors, order="F"), axis=-1)  # F: the first digit is the lowest
+    np.testing.assert_array_equal(digits, expected)
+    assert digits.dtype == jnp.int32
+    np.testing.assert_array_equal(join_tokens(digits, factors), tokens)
+    assert int(split_tokens(jnp.asarray(size - 1), factors)[-1]) == factors[-1] - 1
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"quantizer": "pq"}, "tokenizer.quantizer='pq' is unknown; it is one of fsq, vq, lfq, bsq"),
+    ({"codebook_update": "sgd"}, "tokenizer.codebook_update='sgd' is unknown; it is one of ema, gradient"),
+    ({"gradient": "gumbel"}, "tokenizer.gradient='gumbel' is unknown; it is one of straight_through, rotation"),
+    ({"quantizer": "fsq", "codebook_size": 60, "gradient": "rotation"}, "quantizer='fsq' takes 'straight_through'"),
+    ({"quantizer": "lfq", "gradient": "rotation"}, "quantizer='lfq' takes 'straight_through'"),
+    ({"quantizer": "lfq", "codebook_size": 1000}, "tokenizer.codebook_size=1000 .* 512 or 1024"),
+    ({"quantizer": "bsq", "codebook_size": 1}, "tokenizer.codebook_size=1 .* 2 or 4"),
+    ({"quantizer": "lfq", "entropy_weight": -0.1}, "tokenizer.entropy_weight=-0.1 must be 0 or more"),
+    ({"quantizer": "bsq", "diversity": -1.0}, "tokenizer.diversity=-1.0 must be 0 or more"),
+    ({"quantizer": "bsq", "inverse_temperature": 0.0}, "tokenizer.inverse_temperature=0.0 must be over 0")])
+def test_what_does_not_fit_is_refused_in_one_sentence(values, words):
+    with pytest.raises(UserError, match=words):
+        make_quantizer(config(**values), rngs=nnx.Rngs(0))

@@ -50,7 +50,7 @@ def tiny_stage(config, frozen=None) -> Stage:
         }
         return params, {"seen": jnp.zeros((), jnp.float32), "mean": jnp.zeros((PIXELS,))}
 
-    def loss(params, variables, frozen, batch, key):
+    def loss(params, variables, frozen, batch, key, step):
         video = batch["video"]["video"].astype(jnp.float32).reshape(-1, PIXELS) / 127.5 - 1.0
         x = (video + 0.1 * jax.random.normal(key, video.shape)) @ params["inputs"]
 
