@@ -70,7 +70,7 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
     (lambda p: p.story([{"num_frames": 3}]), "prompt"), (lambda p: p("a" * 88), "88 bytes"),
     (lambda p: p("a", seed=-1), "seed=-1"),
     (lambda p: p.tokenizer.decode(np.full((1, 1, 4, 8), 1000)), "0..999"),
-    (lambda p: p.encode(np.zeros((1, 11, 40, 32, 3), np.uint8)), "40 x 32"),
+    (lambda p: p.encode(np.zeros((1, 11, 42, 32, 3), np.uint8)), "42 x 32"),
     (lambda p: p.stories([[{"prompt": "a", "num_frames": 11}], [{"prompt": "a", "num_frames": 12}]]), "same")])
 def test_wrong_calls_are_one_sentence(pipe, call, words):
     with pytest.raises(UserError, match=words):

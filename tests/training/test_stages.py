@@ -102,7 +102,7 @@ def test_a_stream_less_batch_still_has_a_loss(batch):
     stage = tokenizer_stage.make_stage(config)
     params, variables = stage.init(jax.random.key(0))
     for name in batch:
-        loss, (_, metrics) = jax.jit(stage.loss)(params, variables, {}, {name: batch[name]}, jax.random.key(0))
+        loss, (_, metrics) = jax.jit(stage.loss)(params, variables, {}, {name: batch[name]}, jax.random.key(0), 0)
         l2 = metrics[f"{name}/l2"]
         np.testing.assert_allclose(loss, l2, rtol=1e-6)  # FSQ adds no term of its own
         np.testing.assert_allclose(metrics[f"{name}/psnr"], 10 * np.log10(4 / l2), rtol=1e-5)
