@@ -46,8 +46,9 @@ class Tokenizer:
         encoded a stretch at a time, with the same tokens and the memory of one stretch. Y and X are multiples of the
         patch's.
         """
-        if np.ndim(video) != 5 or not np.size(video):
-            raise UserError(f"video has shape {np.shape(video)}; "
+        video = video if isinstance(video, jax.Array) else np.asarray(video)
+        if video.ndim != 5 or not video.size:
+            raise UserError(f"video has shape {video.shape}; "
                             "a tokenizer takes [B, F, Y, X, 3] with at least 1 frame")
         step, frames = self.config.patch[0], video.shape[1]
         steps = 1 + -(-(frames - 1) // step)

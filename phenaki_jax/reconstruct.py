@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phenaki_jax import evaluation, media
+from phenaki_jax import evaluation, media, weights
 from phenaki_jax.errors import UserError
 from phenaki_jax.pipeline import PhenakiPipeline, Tokenizer
 
@@ -53,15 +53,12 @@ def figures(frames: np.ndarray, restored: np.ndarray, tokens: np.ndarray, codebo
     """
     pair = frames[None], restored[None]
     psnr = evaluation.psnr(*pair)
-    try:
-        lpips = evaluation.lpips(*pair) if min(frames.shape[1:3]) >= 16 else None
-    except UserError:
-        lpips = None
+    has_lpips = min(frames.shape[1:3]) >= 16 and weights.installed(weights.LPIPS_VGG16)
     return {
         "frames": len(frames), "height": frames.shape[1], "width": frames.shape[2],
         "psnr": psnr if np.isfinite(psnr) else None,
         "ssim": evaluation.ssim(*pair) if min(frames.shape[1:3]) >= 11 else None,
-        "lpips": lpips, "tokens": tokens.size, "codes": len(np.unique(tokens)),
+        "lpips": evaluation.lpips(*pair) if has_lpips else None, "tokens": tokens.size, "codes": len(np.unique(tokens)),
         "bits_per_pixel": tokens.size * float(np.log2(codebook_size)) / (frames.size / 3),
     }
 
@@ -85,6 +82,7 @@ def main(pipe: PhenakiPipeline, source: Path, output: Path, size: str, fps: floa
 
     Raises: UserError for a file that cannot be read, or a folder without any that can.
     """
+    fit_size(1, 1, pipe.tokenizer, size)  # a wrong size is said once, and not of every file
     if not source.is_dir():
         say(sentence(str(output), _one(pipe, source, output, size, fps)))
         return 0

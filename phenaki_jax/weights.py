@@ -51,6 +51,14 @@ def read_lpips() -> Tree:
     return unpickle_arrays(packaged_bytes(LPIPS_VGG16))
 
 
+def installed(file: PackagedFile) -> bool:
+    """Whether the file's package is here; not whether the file is the right one."""
+    try:
+        return bool(importlib.metadata.distribution(file.distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 def packaged_bytes(file: PackagedFile) -> bytes:
     """The file's content. Raises: UserError where it is missing or its SHA-256 is another."""
     try:

@@ -81,3 +81,8 @@ def test_arrays_in_plain_containers_come_back(protocol):
     np.testing.assert_array_equal(back["a"], tree["a"])
     np.testing.assert_array_equal(back["b"][0], tree["b"][0])
     assert back["b"][1] == tree["b"][1] and back["b"][0].dtype == np.int8
+
+
+def test_whether_a_package_is_here_is_asked_without_reading_it():
+    assert weights.installed(weights.I3D)
+    assert not weights.installed(dataclasses.replace(weights.I3D, distribution="no-such-package"))

@@ -26,7 +26,7 @@ def psnr_per_video(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Returns:
       float64 [N] in dB.
     """
-    a, b = _checked(a, b)
+    a, b = checked_pair(a, b)
     error = np.stack([np.mean(np.square(x.astype(np.float64) - y), axis=(1, 2, 3)) for x, y in zip(a, b)])
     with np.errstate(divide="ignore"):
         return np.mean(10 * np.log10(DATA_RANGE ** 2 / error), axis=1)
@@ -45,7 +45,7 @@ def ssim_per_video(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Returns:
       float64 [N].
     """
-    a, b = _checked(a, b)
+    a, b = checked_pair(a, b)
     if min(a.shape[2:4]) < 11:
         raise UserError(f"frames are {a.shape[2]} x {a.shape[3]}; SSIM's window wants at least 11 x 11")
     return np.array([np.mean(_ssim(x.astype(np.float64), y.astype(np.float64))) for x, y in zip(a, b)])
@@ -71,7 +71,7 @@ def _ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             / ((mean_x ** 2 + mean_y ** 2 + c1) * (variance_x + variance_y + c2)))
 
 
-def _checked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 5 or a.size == 0:
         raise UserError(f"videos have shapes {a.shape} and {b.shape}; both must be the same [N, F, Y, X, 3]")

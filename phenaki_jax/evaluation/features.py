@@ -12,7 +12,7 @@ import numpy as np
 
 from phenaki_jax import weights
 from phenaki_jax.errors import UserError
-from phenaki_jax.evaluation.distances import _checked
+from phenaki_jax.evaluation.distances import checked_pair
 from phenaki_jax.media import to_float
 from phenaki_jax.models import perceptual
 
@@ -42,7 +42,7 @@ def lpips_per_video(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Returns:
       float64 [N].
     """
-    a, b = _checked(a, b)
+    a, b = checked_pair(a, b)
     frames = (-1, *a.shape[2:])
     return in_batches(_lpips(), 16, a.reshape(frames), b.reshape(frames)).reshape(a.shape[:2]).mean(axis=1)
 

@@ -166,12 +166,7 @@ def make_step(
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(decay_limit, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.ema, stage.model_part(params))
-        metrics = {
-            "loss": metrics.pop("loss"),
-            "grad_norm": optax.global_norm(grads),
-            "learning_rate": schedule(state.step),
-            **metrics,
-        }
+        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(state.step)}
         return TrainState(state.step + 1, params, ema, opt_state, variables, state.frozen, state.given), metrics
 
     return step
