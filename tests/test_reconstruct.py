@@ -110,7 +110,8 @@ def test_a_folder_goes_on_past_what_is_broken_and_says_what(tmp_path, capsys, co
     ("none.mp4", "out.mp4", [], "none.mp4"), ("in.gif", "out.png", [], "--output"),
     ("in.gif", "out.txt", [], "--output"), ("in.gif", "out.gif", ["--size=big"], "--size='big'"),
     ("in.gif", "out.gif", ["--size=0x5"], "--size='0x5'"), ("empty", "out", [], "holds no file"),
-    ("bad", "out", ["--size=big"], "--size='big'"), ("bad", "out", [], "none of its 1 files"), ("bad", "bad", [], "another folder"),
+    ("bad", "out", ["--size=big"], "--size='big'"), ("bad", "out", [], "none of its 1 files"),
+    ("bad", "bad", [], "another folder"),
     ("notes.txt", "out.mp4", [], "--input"), ("zero.mp4", "out.mp4", [], "zero.mp4")])
 def test_what_cannot_be_done_is_said_in_one_sentence(tmp_path, capsys, command, source, target, more, words):
     media.write_video(tmp_path / "in.gif", clip(2, 8, 8), 8.0)
