@@ -76,6 +76,9 @@ def _base() -> ConfigDict:
         "code_noise": 0.0,
         "window": 0,
         "blocks": "sequential",
+        "stem": (),
+        "stem_blocks": 1,
+        "stem_frames": 3,
         "rotary": False,
         "qk_norm": False,
         "unroll": False,
@@ -133,6 +136,7 @@ def _base() -> ConfigDict:
     })
     config.data = ConfigDict({
         "mixture": "video_text_80_image_text_20",
+        "schedule": (),  # ((0, mixture), (step, mixture), …) instead: mixtures that take turns
         "modules": ("data.mixtures",),
         "data_dir": "",
         "split": "train",

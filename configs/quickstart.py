@@ -51,6 +51,9 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "code_noise": 0.4,
         "window": 0,
         "blocks": "sequential",
+        "stem": (),
+        "stem_blocks": 1,
+        "stem_frames": 3,
         "rotary": False,
         "qk_norm": True,
         "unroll": True,
@@ -116,6 +119,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     })
     config.data = ConfigDict({
         "mixture": "sprite_tokenizer_80_20" if arg == "tokenizer" else "sprite_stories_80_20",
+        "schedule": (),  # ((0, mixture), (step, mixture), …) instead: mixtures that take turns
         "modules": ("data.mixtures",),
         "data_dir": "",
         "split": "train",

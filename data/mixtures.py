@@ -2,6 +2,7 @@
 
 import seqio
 
+from data.real_clips import tasks as _real_tasks  # noqa: F401  registers real_*
 from data.sprite_stories import tasks as _sprite_tasks  # noqa: F401  registers sprite_*
 
 add = seqio.MixtureRegistry.add
@@ -25,6 +26,14 @@ add("sprite_digits_50_50", [
     ("sprite_clips_64_digits", 0.375), ("sprite_stories_64_digits", 0.125), ("sprite_images_64_digits", 0.5)])
 add("sprite_digits_video_only", [("sprite_clips_64_digits", 0.75), ("sprite_stories_64_digits", 0.25)])
 
+# Images alone: the first phase of a tokenizer that meets videos later (data.schedule).
+add("sprite_images_only_32", [("sprite_images_32", 1.0)])
+add("sprite_images_only_64_digits", [("sprite_images_64_digits", 1.0)])
+
 # A few records of the quickstart's world, built in a second: for tests.
 add("sprite_tiny_80_20", [
     ("sprite_clips_32_tiny", 0.6), ("sprite_stories_32_tiny", 0.2), ("sprite_images_32_tiny", 0.2)])
+
+# Real films, which the extra `clips` brings: docs/real_clips.md.
+add("real_clips_32_80_20", [("real_clips_32", 0.8), ("real_images_32", 0.2)])
+add("real_clips_64_80_20", [("real_clips_64", 0.8), ("real_images_64", 0.2)])

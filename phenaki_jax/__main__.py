@@ -74,6 +74,18 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--samples", type=int, help="how many of each (default: as the quickstart)")
     add_sampler(evaluate)
 
+    reproduce = verb("reproduce", "Train and measure what a table of the paper compares, in small; resumes.")
+    reproduce.add_argument("table", metavar="TABLE", help="table3: the tokenizers")
+    reproduce.add_argument("--workdir", metavar="DIR", help="(default: runs/TABLE)")
+    reproduce.add_argument("--scale", default="cpu", help="cpu (under an hour on two cores) or accelerator")
+
+    benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
+    benchmark.add_argument("what", metavar="WHAT", help="tokenizer, or length: 600 frames beside 33")
+    benchmark.add_argument("--config", default="configs/benchmark.py", metavar="FILE", help="also --config.FIELD=…")
+    benchmark.add_argument("--peer", metavar="PYTHON", help="an interpreter with phenaki-pytorch: both, side by side")
+    benchmark.add_argument("--rounds", type=int, default=5, help="timed rounds of each; the median counts")
+    benchmark.add_argument("--report", metavar="FILE", help="FILE.json, to which the figures go as well")
+
     doctor = verb("doctor", "What this machine has, and what a run suffers from.")
     doctor.add_argument("--run", metavar="DIR", help="a run's folder, or a quickstart's")
     return parser

@@ -115,6 +115,24 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def reproduce(options: argparse.Namespace, overrides: Overrides) -> int:
+    from phenaki_jax import reproduce as program
+
+    return program.main(options.table, options.workdir, options.scale)
+
+
+def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
+    from phenaki_jax import benchmark as program
+    from phenaki_jax import long_video
+
+    if options.what not in ("tokenizer", "length"):
+        raise UserError(f"{options.what!r} cannot be benchmarked; it is one of tokenizer, length.")
+    config = configs.load_config(options.config, _typed(options.config, overrides))
+    if options.what == "length":
+        return long_video.main(config, options.report)
+    return program.main(config, options.peer, options.rounds, options.report)
+
+
 def doctor(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import doctor as program
 

@@ -20,6 +20,9 @@ RUN_CONFIG = "config.json"
 STAGES = ("tokenizer", "generator")
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
              "train.accumulate", "text.length")
+# Fields that a config may leave out, and what they are then.
+OPTIONAL = {"data.schedule": (), "train.accumulate": 1, "tokenizer.stem": (), "tokenizer.stem_blocks": 1,
+            "tokenizer.stem_frames": 3}
 
 
 def load_config(source: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -113,8 +116,8 @@ def _fit(name: str, value: Any, old: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
     if isinstance(old, tuple):
         if isinstance(value, (tuple, list)):
-            kind = type(old[0]) if old else None
-            return tuple(value) if kind is None else tuple(_fit(name, item, kind()) for item in value)
+            kind = type(old[0]) if old and not isinstance(old[0], tuple) else None
+            return _plain(value) if kind is None else tuple(_fit(name, item, kind()) for item in value)
     elif isinstance(old, bool) or isinstance(value, bool):
         if isinstance(old, bool) and isinstance(value, bool):
             return value
@@ -133,7 +136,8 @@ def _kind(value: Any) -> str:
 def parse_field(config: ConfigDict, name: str, text: str) -> Any:
     """The value of a command line's --config.NAME=TEXT, by the type that the field has.
 
-    Lists are written 8,5,5,5 or (8,5,5,5). Raises: UserError for an unknown field or a text that does not parse.
+    Lists are written 8,5,5,5 or (8,5,5,5), lists of pairs 0:one,300:other. Raises: UserError for an unknown field or a
+    text that does not parse.
     """
     old = get_field(config, name)
     if isinstance(old, str):
@@ -145,8 +149,8 @@ def parse_field(config: ConfigDict, name: str, text: str) -> Any:
             value = ast.literal_eval(_as_tuple(text) if isinstance(old, tuple) else text)
         except (ValueError, SyntaxError):
             value = text
-            if isinstance(old, tuple) and not (old and not isinstance(old[0], str)):
-                value = tuple(part.strip() for part in text.split(",") if part.strip())
+            if isinstance(old, tuple) and (not old or isinstance(old[0], (str, tuple))):
+                value = tuple(_pair_or_text(part.strip()) for part in text.split(",") if part.strip())
     return _fit(name, value, old)
 
 
@@ -154,6 +158,11 @@ def _as_tuple(text: str) -> str:
     """Python's spelling of a list that may lack its brackets."""
     text = text.strip()
     return text if text.startswith(("(", "[")) else f"({text.rstrip(',')},)" if text else "()"
+
+
+def _pair_or_text(part: str) -> tuple[int, str] | str:
+    number, _, name = part.partition(":")
+    return (int(number), name.strip()) if number.strip().isdecimal() and name.strip() else part
 
 
 def parse_overrides(source: str, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -173,6 +182,28 @@ def check(config: ConfigDict) -> None:
     for name in ("data.text_drop", "train.ema_decay", "optimizer.end_factor", "generator.dropout"):
         if name in known and not 0 <= known[name] <= 1:
             raise UserError(f"Config field {name!r} is {known[name]}; it has to be between 0 and 1.")
+    _check_schedule(known.get("data.schedule") or ())
+
+
+def _check_schedule(schedule: Any) -> None:
+    said = f"Config field 'data.schedule' is {schedule!r}; "
+    if not (isinstance(schedule, tuple) and all(
+            isinstance(pair, tuple) and len(pair) == 2 and type(pair[0]) is int and isinstance(pair[1], str)
+            for pair in schedule)):
+        raise UserError(said + "it has to be pairs of a step and a mixture, written 0:one,300:other.")
+    steps = [step for step, _ in schedule]
+    if steps and steps[0] != 0:
+        raise UserError(said + "its first step has to be 0.")
+    if any(later <= step for step, later in zip(steps, steps[1:])):
+        raise UserError(said + "each of its steps has to be larger than the one before.")
+
+
+def mixtures(config: ConfigDict) -> tuple[tuple[int, str], ...]:
+    """The phases of a run's data, (number of its first batch, mixture) each, the first from 0.
+
+    They are `data.schedule` where it is not empty (`data.mixture` is not read then), else `data.mixture` for good.
+    """
+    return tuple(config.data.get("schedule") or ()) or ((0, config.data.mixture),)
 
 
 def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
@@ -191,8 +222,13 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(tree: Mapping[str, Any]) -> ConfigDict:
-    """Nested dicts -> ConfigDict; every list becomes a tuple."""
-    return ConfigDict(_plain(tree))
+    """Nested dicts -> ConfigDict; every list becomes a tuple, and OPTIONAL fields that are left out are added."""
+    config = ConfigDict(_plain(tree))
+    for name, value in OPTIONAL.items():
+        group, field = name.split(".")
+        if group in config and field not in config[group]:
+            config[group][field] = value
+    return config
 
 
 def to_json(config: ConfigDict) -> str:

@@ -142,8 +142,8 @@ def world(module: str):
 def prepare(stages) -> None:
     """Builds the records of the configs' mixtures that are not built yet."""
     from phenaki_jax.input import loader  # brings TensorFlow
-    for data in {(c.data.mixture, c.data.data_dir): c.data for c in stages}.values():
-        loader.prepare(data.mixture, data.data_dir, modules=tuple(data.modules))
+    for config in stages:
+        loader.prepare_run(config)
 
 
 # ------------------------------------------------------------------------------------------------- the ledger

@@ -65,6 +65,40 @@ def test_texts_that_do_not_parse(name, text):
         configs.parse_field(configs.load_config(PAPER), name, text)
 
 
+SCHEDULE = ((0, "images"), (300, "both"))
+
+
+@pytest.mark.parametrize("text, value", [
+    ("0:images,300:both", SCHEDULE), ("0: images, 300: both", SCHEDULE), ("0:images", SCHEDULE[:1]), ("", ()),
+    ('((0, "images"), (300, "both"))', SCHEDULE), ("[[0, 'images'], [300, 'both']]", SCHEDULE)])
+@pytest.mark.parametrize("before", [(), ((0, "others"),)])
+def test_a_schedule_of_mixtures_on_the_command_line(text, value, before):
+    config = configs.load_config(PAPER, {"data.schedule": before})
+    assert configs.parse_field(config, "data.schedule", text) == value
+    config = configs.from_json(configs.to_json(configs.load_config(PAPER, {"data.schedule": value})))
+    assert configs.mixtures(config) == (value or ((0, config.data.mixture),))
+
+
+@pytest.mark.parametrize("text, words", [
+    ("both", "pairs of a step and a mixture"), ("300:both", "first step has to be 0"), ("0,both", "pairs"),
+    ("0:a,300:b,300:c", "larger than the one before"), ("0:a,-5:b", "pairs"), ("0:a,3.5:b", "pairs")])
+@pytest.mark.parametrize("before", [(), ((0, "others"),)])
+def test_a_schedule_that_cannot_be(text, words, before):
+    config = configs.load_config(PAPER, {"data.schedule": before})
+    with pytest.raises(UserError, match=f"data.schedule.*{words}") as error:
+        configs.load_config(PAPER, {"data.schedule": configs.parse_field(config, "data.schedule", text)})
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_from_before_a_field_was_known_is_the_same_run(tmp_path):
+    tree = configs.load_config(PAPER).to_dict()
+    for name in configs.OPTIONAL:
+        group, field = name.split(".")
+        del tree[group][field]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert configs.differing_field(configs.read_run_config(tmp_path), configs.load_config(PAPER)) is None
+
+
 def test_json_there_and_back(tmp_path):
     config = configs.resolve(configs.load_config(PAPER), tmp_path / "run")
     assert config.data.data_dir == str(tmp_path / "data")

@@ -10,12 +10,13 @@ from PIL import Image
 from phenaki_jax import cli, evaluation, media, reconstruct
 from phenaki_jax.__main__ import main
 from phenaki_jax.config import load_config, to_json
+from phenaki_jax.evaluation import features
 
 
 class Lossless:
     """A tokenizer that keeps everything: it remembers what it was given, and refuses what fits no patch."""
     codebook_size = 16
-    config = SimpleNamespace(patch=(2, 4, 4), height=16, width=24)
+    config = SimpleNamespace(patch=(2, 4, 4), frames=5, height=16, width=24)
 
     def encode(self, video):
         assert video.dtype == np.uint8 and video.shape[2] % 4 == video.shape[3] % 4 == 0
@@ -104,6 +105,51 @@ def test_a_folder_goes_on_past_what_is_broken_and_says_what(tmp_path, capsys, co
     assert set(report["left_out"]) == {"cut.mp4", "empty.webm", "words.gif"}
     assert all(name in told for name in report["left_out"]) and "notes" not in told
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.mp4", "b.png", "report.json"}
+    why = "FVD means little under 400 clips of one length and size, and here are at most 1, of 4 frames of 32 x 32."
+    assert report["fvd"] == {"value": None, "clips": 1, "why": why}
+
+
+class Darker(Lossless):
+    def decode(self, tokens, num_frames):
+        return media.to_float(self.video[:, :num_frames] // 2)
+
+
+def test_clips_enough_have_a_frechet_video_distance(tmp_path, capsys, monkeypatch, command):
+    """Against the distance of all clips at once, cut by hand; what differs in length or size does not count."""
+    folder, rng = tmp_path / "mine", np.random.default_rng(0)
+    folder.mkdir()
+    videos = [rng.integers(0, 256, (count, 8, 8, 3)).astype(np.uint8) for count in (5, 12, 22, 5)]
+    for i, video in enumerate([*videos, *(clip(*form) for form in ((4, 8, 8), (5, 8, 12), (1, 8, 8)))]):
+        np.save(folder / f"{i}.npy", video)
+        (folder / f"{i}.mp4").touch()
+    looked = []
+
+    def look(video):
+        looked.append(video.shape)
+        return video.reshape(len(video), -1)[:, ::97].astype(np.float64)
+
+    monkeypatch.setattr(media, "read_video", lambda path: (np.load(path.with_suffix(".npy")), 8.0))
+    monkeypatch.setattr(media, "write_video", lambda *_: None)
+    monkeypatch.setattr(evaluation, "video_features", look)
+    monkeypatch.setattr(cli, "load_pipeline", lambda path: SimpleNamespace(tokenizer=Darker()))
+    monkeypatch.setattr(features, "FEWEST_CLIPS", 9)
+    assert command(folder, tmp_path / "out") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["fvd"]
+    assert not looked and report["value"] is None and "at most 8, of 5 frames of 8 x 8" in report["why"]
+    monkeypatch.setattr(features, "FEWEST_CLIPS", 8)
+    monkeypatch.setattr(reconstruct, "FVD_BATCH", 3)
+    assert command(folder, tmp_path / "out") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["fvd"]
+    assert (report["clips"], report["frames"], report["height"], report["width"]) == (8, 5, 8, 8)
+    assert report["protocol"] == json.loads(json.dumps(evaluation.FVD_PROTOCOL)) and set(looked) == {(3, 5, 8, 8, 3)}
+    cut = np.concatenate([video[:len(video) // 5 * 5].reshape(-1, 5, 8, 8, 3) for video in videos])
+    wanted = evaluation.frechet_distance(look(cut), look(cut // 2))
+    assert report["value"] == pytest.approx(wanted) and wanted > 0
+    assert f"fvd {wanted:.4g} of 8 clips" in capsys.readouterr().out.splitlines()[-1]
+    monkeypatch.setattr(reconstruct.weights, "installed", lambda file: False)
+    assert command(folder, tmp_path / "out") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["fvd"]
+    assert report["value"] is None and "phenaki_jax[metrics]" in report["why"]
 
 
 @pytest.mark.parametrize("source, target, more, words", [

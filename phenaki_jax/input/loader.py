@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from phenaki_jax import config as configs
 from phenaki_jax.errors import UserError
 from phenaki_jax.input import order
 from phenaki_jax.input.schema import STREAMS, TEXT_LENGTH, Batch, Record, batch_shapes, to_record
@@ -26,11 +27,13 @@ CACHE_BYTES = 1 << 30
 
 # ------------------------------------------------------------------------------------------- names to tasks
 
-def find_mixture(name: str, modules: Sequence[str] = MODULES) -> tuple[list[Any], dict[str, float]]:
+def find_mixture(name: str, modules: Sequence[str] = MODULES,
+                 field: str = "data.mixture") -> tuple[list[Any], dict[str, float]]:
     """The seqio tasks of a registered mixture (or the task of that name), and {task name: rate}.
 
     Args:
       modules: imported first; they register.
+      field: where the name stands, for the sentence that says it is unknown.
     """
     import seqio
     for module in modules:
@@ -43,17 +46,28 @@ def find_mixture(name: str, modules: Sequence[str] = MODULES) -> tuple[list[Any]
     if name in seqio.TaskRegistry.names():
         return [seqio.TaskRegistry.get(name)], {name: 1.0}
     if name not in seqio.MixtureRegistry.names():
-        raise UserError(f"data.mixture={name!r} is not registered by {', '.join(modules)}; "
+        raise UserError(f"{field}={name!r} is not registered by {', '.join(modules)}; "
                         f"there are {', '.join(sorted(seqio.MixtureRegistry.names()))}.")
     mixture = seqio.MixtureRegistry.get(name)
     return list(mixture.tasks), {task.name: mixture.get_rate(task) for task in mixture.tasks}
 
 
 def prepare(mixture_name: str, data_dir: str | os.PathLike, *, modules: Sequence[str] = MODULES,
-            log: Callable[[str], None] = print) -> None:
+            log: Callable[[str], None] = print, field: str = "data.mixture") -> None:
     """Builds the records that a mixture or task needs and `data_dir` lacks; returns at once if it lacks none."""
-    for task in find_mixture(mixture_name, modules)[0]:
+    for task in find_mixture(mixture_name, modules, field)[0]:
         task.source.build(os.fspath(data_dir), log)
+
+
+def prepare_run(config: Any, log: Callable[[str], None] = print) -> None:
+    """`prepare` for every mixture that a run's config names."""
+    data = config.data
+    for _, mixture in configs.mixtures(config):
+        prepare(mixture, data.data_dir, modules=tuple(data.modules), log=log, field=_field(config))
+
+
+def _field(config: Any) -> str:
+    return "data.schedule" if config.data.get("schedule") else "data.mixture"
 
 
 def eval_records(name: str, split: str, n: int, *, data_dir: str | os.PathLike,
@@ -66,15 +80,22 @@ def eval_records(name: str, split: str, n: int, *, data_dir: str | os.PathLike,
     return [to_record(records[i]) for i in range(min(n, len(records)))]
 
 
-def make_loader(config: Any, train: bool = True) -> "Loader":
-    """The loader that a config asks for: its train split, or its eval split; this process's rows of each batch."""
+def make_loader(config: Any, train: bool = True) -> "Loader | Schedule":
+    """The loader that a config asks for: its train split, or its eval split; this process's rows of each batch.
+
+    With `data.schedule` it is a `Schedule` of a loader a phase, whose streams run on from one phase to the next.
+    """
     import jax
-    data = config.data
-    return Loader(
-        data.mixture, batch_size=config.batch_size, seed=config.seed, split=data.split if train else data.eval_split,
-        frames=config.tokenizer.frames, height=config.tokenizer.height, width=config.tokenizer.width,
-        text_length=config.text.length, fps=data.fps, data_dir=data.data_dir, modules=tuple(data.modules),
-        host=jax.process_index(), hosts=jax.process_count())
+    data, loaders, cache = config.data, [], _Cache(CACHE_BYTES)
+    for first, mixture in configs.mixtures(config):
+        loaders.append(Loader(
+            mixture, batch_size=config.batch_size, seed=config.seed,
+            split=data.split if train else data.eval_split,
+            frames=config.tokenizer.frames, height=config.tokenizer.height, width=config.tokenizer.width,
+            text_length=config.text.length, fps=data.fps, data_dir=data.data_dir, modules=tuple(data.modules),
+            host=jax.process_index(), hosts=jax.process_count(), cache=cache, field=_field(config),
+            start=first, before=loaders[-1].positions(first) if loaders else {}))
+    return loaders[0] if len(loaders) == 1 else Schedule(loaders)
 
 
 # ------------------------------------------------------------------------------------------- shares of a batch
@@ -88,14 +109,15 @@ def stream_shares(streams: Mapping[str, str], rates: Mapping[str, float]) -> dic
     return {stream: share for stream, share in shares.items() if share}
 
 
-def stream_rows(shares: Mapping[str, fractions.Fraction], batch_size: int, mixture: str = "") -> dict[str, int]:
+def stream_rows(shares: Mapping[str, fractions.Fraction], batch_size: int, mixture: str = "",
+                field: str = "data.mixture") -> dict[str, int]:
     """Rows of each stream in a batch; UserError if they are no whole numbers."""
     unit = math.lcm(*(share.denominator for share in shares.values()))
     if batch_size < 1 or batch_size % unit:
         lower = batch_size // unit * unit
         near = [n for n in (lower, lower + unit) if n > 0]
         parts = ", ".join(f"{share} {stream}" for stream, share in shares.items())
-        raise UserError(f"batch_size={batch_size} cannot be divided as data.mixture={mixture!r} asks ({parts}); "
+        raise UserError(f"batch_size={batch_size} cannot be divided as {field}={mixture!r} asks ({parts}); "
                         f"{' or '.join(map(str, near))} can.")
     return {stream: int(batch_size * share) for stream, share in shares.items()}
 
@@ -125,8 +147,9 @@ class _Cache:
 class Loader:
     """Batches of a mixture, see `schema.Batch`; the same for the same (seed, step), wherever and whenever asked.
 
-    Row r of a stream in step s stands at position s * rows + r of that stream. A hash of (seed, position) chooses its
-    task by the tasks' rates, a permutation of the task's records, another one in each epoch, chooses the record.
+    Row r of a stream in step s stands at position before + (s - start) * rows + r of that stream. A hash of (seed,
+    position) chooses its task by the tasks' rates, a permutation of the task's records, another one in each epoch,
+    chooses the record.
 
     Args:
       mixture: name of a seqio mixture or task that `modules` register.
@@ -136,7 +159,9 @@ class Loader:
       fps: if given, the frame rate that the records must have.
       data_dir: TFDS's folder, with the records already built (`prepare`).
       host, hosts: which contiguous share of each stream's rows `batch` gives.
-      cache_bytes: how many bytes of decoded video may be kept.
+      cache_bytes: how many bytes of decoded video may be kept; `cache` instead shares what another loader keeps.
+      start, before: the step that it begins with, and how many positions of each stream were used up by then.
+      field: the config's field that names the mixture, for sentences about it.
 
     Raises:
       UserError: an unknown mixture or split, no records, other sizes than asked for, shares that are no whole rows.
@@ -144,19 +169,22 @@ class Loader:
 
     def __init__(self, mixture: str, *, batch_size: int, seed: int, split: str = "train", frames: int, height: int,
                  width: int, text_length: int = TEXT_LENGTH, fps: float | None = None, data_dir: str | os.PathLike,
-                 modules: Sequence[str] = MODULES, host: int = 0, hosts: int = 1, cache_bytes: int = CACHE_BYTES):
-        tasks, self._rates = find_mixture(mixture, modules)
+                 modules: Sequence[str] = MODULES, host: int = 0, hosts: int = 1, cache_bytes: int = CACHE_BYTES,
+                 cache: "_Cache | None" = None, start: int = 0, before: Mapping[str, int] | None = None,
+                 field: str = "data.mixture"):
+        tasks, self._rates = find_mixture(mixture, modules, field)
         self.seed, self.host, self.hosts = seed, host, hosts
+        self.mixture, self.start, self._before = mixture, start, dict(before or {})
         self._lengths = {"video": frames, "text": text_length}
         self._tasks = {task.name: task for task in tasks}
         self._records = {task.name: task.source.records(split, os.fspath(data_dir)) for task in tasks}
         self._steps = {task.name: _numpy_steps(task) for task in tasks}
         self._keys = {task.name: order.source_key(seed, task.source.name) for task in tasks}
-        self._cache = _Cache(cache_bytes)
+        self._cache = cache or _Cache(cache_bytes)
         for task in tasks:
             self._check(task, split, data_dir, (height, width), fps)
         self.streams = {task.name: task.source.stream for task in tasks}
-        self.rows = stream_rows(stream_shares(self.streams, self._rates), batch_size, mixture)
+        self.rows = stream_rows(stream_shares(self.streams, self._rates), batch_size, mixture, field)
         self.shapes = batch_shapes(self.rows, frames=frames, height=height, width=width, text_length=text_length)
         self._check_hosts(hosts)
 
@@ -182,6 +210,11 @@ class Loader:
                 raise UserError(f"batch_size gives {count} rows a step to the {stream} stream, "
                                 f"which {hosts} hosts cannot share evenly; it needs to be a multiple of {hosts}.")
 
+    def positions(self, step: int) -> dict[str, int]:
+        """How many positions of each stream the steps before `step` use up, those before `start` among them."""
+        used = {stream: (step - self.start) * count for stream, count in self.rows.items()}
+        return {stream: self._before.get(stream, 0) + used.get(stream, 0) for stream in {**self._before, **used}}
+
     def task_at(self, stream: str, position: int) -> str:
         """The name of the task that the row at a position of a stream is drawn from."""
         names = [name for name in self._tasks if self.streams[name] == stream]
@@ -203,11 +236,12 @@ class Loader:
         host, hosts = self.host if host is None else host, self.hosts if hosts is None else hosts
         self._check_hosts(hosts)
         batch: Batch = {}
+        first = self.positions(step)
         for stream, count in self.rows.items():
             share = count // hosts
             out = {name: np.zeros((share, *shape[1:]), dtype) for name, (shape, dtype) in self.shapes[stream].items()}
             for row in range(share):
-                position = step * count + host * share + row
+                position = first[stream] + host * share + row
                 example = self.example(self.task_at(stream, position), position)
                 out["video"][row] = example["video"]
                 out["text"][row, :len(example["text"])] = example["text"]
@@ -217,35 +251,67 @@ class Loader:
 
     def iterate(self, start_step: int = 0, prefetch: int = 2) -> Iterator[Batch]:
         """Batches from a step on, endlessly; a thread makes `prefetch` of them ahead."""
-        ready: queue.Queue = queue.Queue(maxsize=prefetch)
-        stopped = threading.Event()
+        return _ahead(self.batch, start_step, prefetch)
 
-        def hand(item: Any) -> bool:
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    return True
-                except queue.Full:
-                    continue
-            return False
 
-        def work() -> None:
+class Schedule:
+    """Loaders that take turns, each from its `start` to the next one's; what it gives at a step has that one's streams.
+
+    A stream that two of them have runs on from one to the other: where the first ends in its order of records, the
+    second goes on, so that no record comes again early and a phase begins with none that are special. A batch is a
+    function of (seed, step) and the phases before it; two phases of one mixture are that mixture alone.
+
+    Args:
+      loaders: in the order of their `start`, each with the `before` that the one before it leaves (`make_loader`).
+    """
+
+    def __init__(self, loaders: Sequence[Loader]):
+        self.loaders = tuple(loaders)
+
+    def at(self, step: int) -> Loader:
+        """The loader whose turn it is."""
+        return next(loader for loader in reversed(self.loaders) if loader.start <= step)
+
+    def batch(self, step: int, host: int | None = None, hosts: int | None = None) -> Batch:
+        """As `Loader.batch`."""
+        return self.at(step).batch(step, host, hosts)
+
+    def iterate(self, start_step: int = 0, prefetch: int = 2) -> Iterator[Batch]:
+        """As `Loader.iterate`."""
+        return _ahead(self.batch, start_step, prefetch)
+
+
+def _ahead(batch: Callable[[int], Batch], start_step: int, prefetch: int) -> Iterator[Batch]:
+    """batch(start_step), batch(start_step + 1), ..., made ahead by a thread that ends with the iterator."""
+    ready: queue.Queue = queue.Queue(maxsize=prefetch)
+    stopped = threading.Event()
+
+    def hand(item: Any) -> bool:
+        while not stopped.is_set():
             try:
-                for step in itertools.count(start_step):
-                    if not hand(self.batch(step)):
-                        return
-            except BaseException as error:  # noqa: BLE001  raised again where the batch is awaited
-                hand(error)
+                ready.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
 
-        threading.Thread(target=work, name="loader", daemon=True).start()
+    def work() -> None:
         try:
-            while True:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
+            for step in itertools.count(start_step):
+                if not hand(batch(step)):
+                    return
+        except BaseException as error:  # noqa: BLE001  raised again where the batch is awaited
+            hand(error)
+
+    threading.Thread(target=work, name="loader", daemon=True).start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
 
 
 def _numpy_steps(task: Any) -> list[Callable[..., dict[str, Any]]]:

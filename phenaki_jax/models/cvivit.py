@@ -13,6 +13,7 @@ from phenaki_jax.layers.positions import GridPositions, grid_places
 from phenaki_jax.layers.transformer import Stack, in_space, in_time
 from phenaki_jax.models.codes import bit_groups, code_bits
 from phenaki_jax.models.quantizers import Quantized, make_quantizer, swap_codes
+from phenaki_jax.models.stem import Head, Stem, from_patches, to_patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,11 @@ class CViViTConfig:
       A longer video then costs the same memory a step, and no step looks further back than was trained.
     blocks: 'sequential' (the paper: all layers in space, then all in time) or 'interleaved' (each layer attends in
       space, then in time; Genie, arXiv 2402.15391, section 2.1).
+    temporal_layers: 0 for a tokenizer of single frames; with patch[0] = 1 it is the ViT-VQGAN of table 3.
     rotary: turn queries and keys in space by row and column, beside the learned positions. Time always has it.
+    stem: channels of the convolutions between pixels and patches, finest first; () for linear patches. Their last
+      level has cells of half a patch, each one before of half that; see `Stem`. stem_blocks: residual blocks a level.
+    stem_frames: frames that each convolution sees, its own and those before it; 1 for convolutions in space alone.
     qk_norm: normalise queries and keys. unroll, remat: how the layers' scan is compiled.
     """
     frames: int = 11
@@ -60,6 +65,9 @@ class CViViTConfig:
     code_noise: float = 0.0
     window: int = 0
     blocks: str = "sequential"
+    stem: tuple[int, ...] = ()
+    stem_blocks: int = 1
+    stem_frames: int = 3
     rotary: bool = False
     qk_norm: bool = False
     unroll: bool = False
@@ -79,6 +87,12 @@ class CViViTConfig:
         if self.blocks == "interleaved" and self.spatial_layers != self.temporal_layers:
             raise UserError(f"tokenizer.spatial_layers={self.spatial_layers} must equal tokenizer.temporal_layers="
                             f"{self.temporal_layers} in interleaved blocks, which hold one of each")
+        for name, least in (("spatial_layers", 1), ("temporal_layers", 0), ("stem_blocks", 1), ("stem_frames", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"tokenizer.{name}={getattr(self, name)} must be at least {least}")
+        if self.stem and (min(self.stem) < 1 or any(side % 2 ** len(self.stem) for side in self.patch[1:])):
+            raise UserError(f"tokenizer.stem={self.stem} must be channels of levels, each of which halves the cells of "
+                            f"tokenizer.patch={self.patch}; at most {_halvings(self.patch)} fit")
         if not 0 <= self.code_noise <= 1:
             raise UserError(f"tokenizer.code_noise={self.code_noise} must be a share from 0 to 1")
         if self.dtype not in ("float32", "bfloat16"):
@@ -97,6 +111,11 @@ class CViViTConfig:
             low = max(frames - 1, 0) // step * step + 1
             raise UserError(f"frames={frames} does not fit 1 + {step}k frames; {low} or {low + step} would")
         return 1 + (frames - 1) // step
+
+    @property
+    def per_frame(self) -> bool:
+        """Whether every frame is tokenized alone; then the first is like all others."""
+        return self.patch[0] == 1 and not self.temporal_layers and (not self.stem or self.stem_frames == 1)
 
     @property
     def reach(self) -> int:
@@ -126,20 +145,9 @@ class CViViTConfig:
         return (self.codebook_size,)
 
 
-def to_patches(video_BFYXC: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
-    """[B, T pt, H py, W px, C] -> [B, T, H, W, pt py px C]."""
-    B, F, Y, X, C = video_BFYXC.shape
-    pt, py, px = patch
-    x = video_BFYXC.reshape(B, F // pt, pt, Y // py, py, X // px, px, C)
-    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(B, F // pt, Y // py, X // px, pt * py * px * C)
-
-
-def from_patches(x_BTHWP: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
-    """The inverse of `to_patches`."""
-    B, T, H, W, _ = x_BTHWP.shape
-    pt, py, px = patch
-    x = x_BTHWP.reshape(B, T, H, W, pt, py, px, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(B, T * pt, H * py, W * px, -1)
+def _halvings(patch: tuple[int, int, int]) -> int:
+    """How often the sides of a patch can be halved."""
+    return min((side & -side).bit_length() - 1 for side in patch[1:])
 
 
 def causal_mask(steps: int, reach: int, past: int = 0, known: jax.Array | int = 0) -> jax.Array:
@@ -151,7 +159,8 @@ def causal_mask(steps: int, reach: int, past: int = 0, known: jax.Array | int = 
     return jnp.asarray((there <= here) & (here - there < reach)) & (there >= -known)
 
 
-Past = tuple[jax.Array, jax.Array, jax.Array]  # keys and values [layers, B H W, reach - 1, H, K], steps so far
+StepsPast = tuple[jax.Array, jax.Array, jax.Array]  # keys and values [layers, B H W, reach - 1, H, K], steps so far
+Past = tuple[StepsPast, tuple]  # of the transformer, and of the convolutions
 
 
 class FactorisedTransformer(nnx.Module):
@@ -166,40 +175,43 @@ class FactorisedTransformer(nnx.Module):
             self.blocks = Stack(config.spatial_layers, *args, factorised=True, **options)
         else:
             self.spatial = Stack(config.spatial_layers, *args, **options)
-            self.temporal = Stack(config.temporal_layers, *args, **options)
+            self.temporal = Stack(config.temporal_layers, *args, **options) if config.temporal_layers else None
 
-    def no_past(self, places: int) -> Past:
+    def no_past(self, places: int) -> StepsPast:
         """What is carried before the first step of `places` sequences in time."""
         config = self.config
         shape = (config.temporal_layers, places, config.reach - 1, config.heads, config.embed_dim // config.heads)
         return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype), jnp.zeros((), jnp.int32)
 
-    def __call__(self, x_BTHWD: jax.Array, past: Past | None = None):
+    def __call__(self, x_BTHWD: jax.Array, past: StepsPast | None = None):
         """The same shape; with the `past` of a video that goes on, a pair: that, and the past of what comes next."""
         config, (B, T, H, W, D) = self.config, x_BTHWD.shape
         *cache, known = past or (None, 0)
         cache = None if past is None else tuple(cache)
         mask = causal_mask(T, config.reach, 0 if past is None else config.reach - 1, known)
         places = jnp.asarray(grid_places((H, W))) if config.rotary else None
-        x = x_BTHWD.reshape(B, T * H * W, D)
-        at = jnp.tile(self.positions(H, W).reshape(H * W, D), (T, 1)).astype(x.dtype)
+        # Positions come first: a place whose code is all zero would blow up the gradient of every norm behind it.
+        x = x_BTHWD + self.positions(H, W).astype(x_BTHWD.dtype)
+        x, present = x.reshape(B, T * H * W, D), cache
 
         def space(x):
-            return in_space(lambda y: self.spatial(y, positions_S=places), x + at, (T, H, W))
+            return in_space(lambda y: self.spatial(y, positions_S=places), x, (T, H, W))
 
         def time(x):
             steps_S = jnp.arange(mask.shape[1])
             return in_time(lambda y: self.temporal(y, mask=mask, positions_S=steps_S, past=cache), x, (T, H, W))
 
         if config.blocks == "interleaved":
-            result = self.blocks(x + at, mask=mask, positions_S=places, grid=(T, H, W), past=cache)
+            x = self.blocks(x, mask=mask, positions_S=places, grid=(T, H, W), past=cache)
+            x, present = x if past is not None else (x, None)
         else:
-            result = time(x if self.time_first else space(x))
-        x, *present = result if past is not None else (result,)
-        if config.blocks == "sequential" and self.time_first:
-            x = space(x)
+            x = x if self.time_first else space(x)
+            if self.temporal is not None:
+                x = time(x)
+                x, present = x if past is not None else (x, None)
+            x = space(x) if self.time_first else x
         x = x.reshape(x_BTHWD.shape)
-        return x if past is None else (x, (*present[0], known + T))
+        return x if past is None else (x, (*present, known + T))
 
 
 class CViViT(nnx.Module):
@@ -211,19 +223,21 @@ class CViViT(nnx.Module):
 
     def __init__(self, config: CViViTConfig, *, rngs: nnx.Rngs):
         self.config = config
-        pt, py, px = config.patch
-        first, rest, D = py * px * 3, pt * py * px * 3, config.embed_dim
-        self.embed_first = kernel(rngs, (first, D), (None, "embed"))
+        self.stem = Stem(config, rngs=rngs) if config.stem else None
+        self.cut = (config.patch[0], 2, 2) if config.stem else config.patch  # what a token is of pixels, or of cells
+        first = self.cut[1] * self.cut[2] * (config.stem[-1] if config.stem else 3)
+        rest, D = self.cut[0] * first, config.embed_dim
+        self.embed_first = None if config.per_frame else kernel(rngs, (first, D), (None, "embed"))
         self.embed_rest = kernel(rngs, (rest, D), (None, "embed"))
         self.encoder = FactorisedTransformer(config, time_first=False, rngs=rngs)
         self.quantizer = make_quantizer(config, rngs=rngs)
         self.decoder = FactorisedTransformer(config, time_first=True, rngs=rngs)
-        self.pixels_first = kernel(rngs, (D, first), ("embed", None))
+        self.pixels_first = None if config.per_frame else kernel(rngs, (D, first), ("embed", None))
         self.pixels_rest = kernel(rngs, (D, rest), ("embed", None))
+        self.head = Head(config, rngs=rngs) if config.stem else None
 
-    def _patches(self, video_BFYXC: jax.Array, start: bool) -> jax.Array:
-        """Embedded patches [B, F, Y, X, 3] -> [B, T, H, W, D]; with `start` the first frame is the video's first."""
-        config, (frames, height, width) = self.config, video_BFYXC.shape[1:4]
+    def _check(self, shape: tuple[int, ...], start: bool) -> None:
+        config, (frames, height, width) = self.config, shape[1:4]
         pt, py, px = config.patch
         if start:
             config.latent_frames(frames)
@@ -232,23 +246,34 @@ class CViViT(nnx.Module):
         if height % py or width % px or not height * width:
             raise UserError(f"video of {height} x {width} pixels does not fit patches of {py} x {px}; "
                             f"{-(-height // py) * py or py} x {-(-width // px) * px or px} would")
-        video_BFYXC = video_BFYXC.astype(config.dtype)
-        parts = []
-        if start:
-            parts.append(project(to_patches(video_BFYXC[:, :1], (1, py, px)), self.embed_first))
-        if frames > start:
-            parts.append(project(to_patches(video_BFYXC[:, int(start):], config.patch), self.embed_rest))
-        return jnp.concatenate(parts, axis=1)
 
-    def _frames(self, x_BTHWD: jax.Array, start: bool) -> jax.Array:
-        """The last projection, [B, T, H, W, D] -> [B, F, Y, X, 3]; with `start` step 0 is the video's first frame."""
-        pt, py, px = self.config.patch
-        x, parts = x_BTHWD.astype(jnp.float32), []
-        if start:
-            parts.append(from_patches(project(x[:, :1], self.pixels_first), (1, py, px)))
-        if x.shape[1] > start:
-            parts.append(from_patches(project(x[:, int(start):], self.pixels_rest), self.config.patch))
-        return jnp.concatenate(parts, axis=1)
+    def _patches(self, video_BFYXC: jax.Array, start: bool, past: tuple | None = None) -> tuple[jax.Array, tuple]:
+        """Embedded patches [B, F, Y, X, 3] -> [B, T, H, W, D], and the convolutions' past for what comes next.
+
+        start: the first frame is the video's first.
+        """
+        self._check(video_BFYXC.shape, start)
+        x, present = video_BFYXC.astype(self.config.dtype), ()
+        if self.stem is not None:
+            x, present = self.stem(x, past)
+        apart = int(start and self.embed_first is not None)  # frames that are embedded apart
+        parts = [project(to_patches(x[:, :1], (1, *self.cut[1:])), self.embed_first)] if apart else []
+        if x.shape[1] > apart:
+            parts.append(project(to_patches(x[:, apart:], self.cut), self.embed_rest))
+        return jnp.concatenate(parts, axis=1), present
+
+    def _frames(self, x_BTHWD: jax.Array, start: bool, past: tuple | None = None) -> tuple[jax.Array, tuple]:
+        """The last projection, [B, T, H, W, D] -> [B, F, Y, X, 3], and the convolutions' past for what comes next.
+
+        start: step 0 is the video's first frame.
+        """
+        x = x_BTHWD if self.head is not None else x_BTHWD.astype(jnp.float32)
+        apart = int(start and self.pixels_first is not None)
+        parts = [from_patches(project(x[:, :1], self.pixels_first), (1, *self.cut[1:]))] if apart else []
+        if x.shape[1] > apart:
+            parts.append(from_patches(project(x[:, apart:], self.pixels_rest), self.cut))
+        x = jnp.concatenate(parts, axis=1)
+        return (x, ()) if self.head is None else self.head(x, past)
 
     def latent_frames(self, frames: int) -> int:
         """Latent steps of a clip of `frames` frames."""
@@ -259,12 +284,12 @@ class CViViT(nnx.Module):
 
         Y and X are any multiples of the patch's; where they are not those of training, positions are interpolated.
         """
-        return self.quantizer(self.encoder(self._patches(video_BFYXC, True))).tokens
+        return self.quantizer(self.encoder(self._patches(video_BFYXC, True)[0])).tokens
 
     def decode(self, tokens_BTHW: jax.Array) -> jax.Array:
         """Tokens int32 [B, T, H, W] -> video in [-1, 1], [B, 1 + patch[0] * (T - 1), Y, X, 3]."""
         codes = self.quantizer.codes(tokens_BTHW).astype(self.config.dtype)
-        return jnp.clip(self._frames(self.decoder(codes), True), -1.0, 1.0)
+        return jnp.clip(self._frames(self.decoder(codes), True)[0], -1.0, 1.0)
 
     def encode_chunk(self, video_BFYXC: jax.Array, past: Past | None) -> tuple[jax.Array, Past]:
         """`encode`, a stretch of frames at a time: (tokens of these frames, the past for the next).
@@ -273,16 +298,19 @@ class CViViT(nnx.Module):
           past: None at a video's start, whose F is 1 + patch[0] * k; then what the last call returned, and F is a
             multiple of patch[0]. Tokens are those of the whole video at once, memory that of a stretch.
         """
-        x = self._patches(video_BFYXC, past is None)
-        x, present = self.encoder(x, self.encoder.no_past(x[:, 0, ..., 0].size) if past is None else past)
-        return self.quantizer(x).tokens, present
+        steps, frames = past or (None, None)
+        x, frames = self._patches(video_BFYXC, past is None, frames)
+        x, steps = self.encoder(x, self.encoder.no_past(x[:, 0, ..., 0].size) if past is None else steps)
+        return self.quantizer(x).tokens, (steps, frames)
 
     def decode_chunk(self, tokens_BTHW: jax.Array, past: Past | None) -> tuple[jax.Array, Past]:
         """`decode`, some latent steps at a time: (their frames, the past for the next); past None at a video's start.
         """
+        steps, frames = past or (None, None)
         codes = self.quantizer.codes(tokens_BTHW).astype(self.config.dtype)
-        x, present = self.decoder(codes, self.decoder.no_past(codes[:, 0, ..., 0].size) if past is None else past)
-        return jnp.clip(self._frames(x, past is None), -1.0, 1.0), present
+        x, steps = self.decoder(codes, self.decoder.no_past(codes[:, 0, ..., 0].size) if past is None else steps)
+        x, frames = self._frames(x, past is None, frames)
+        return jnp.clip(x, -1.0, 1.0), (steps, frames)
 
     def __call__(self, video_BFYXC: jax.Array, *, train: bool = False,
                  key: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
@@ -291,8 +319,8 @@ class CViViT(nnx.Module):
         Args:
           train: counts codes and, with config.code_noise, reconstructs from disturbed codes; both may need `key`.
         """
-        quantized = self.quantizer(self.encoder(self._patches(video_BFYXC, True)), train=train, key=key)
+        quantized = self.quantizer(self.encoder(self._patches(video_BFYXC, True)[0]), train=train, key=key)
         codes = quantized.codes
         if train and self.config.code_noise:
             codes = swap_codes(codes, jax.random.fold_in(key, 1), self.config.code_noise)
-        return self._frames(self.decoder(codes.astype(self.config.dtype)), True), quantized
+        return self._frames(self.decoder(codes.astype(self.config.dtype)), True)[0], quantized

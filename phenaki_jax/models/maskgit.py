@@ -11,7 +11,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import kernel, project
 from phenaki_jax.layers.positions import GridPositions, grid_places
 from phenaki_jax.layers.transformer import Stack
-from phenaki_jax.models.cvivit import to_patches
+from phenaki_jax.models.stem import to_patches
 from phenaki_jax.models.t5 import T5Config, T5Encoder
 
 

@@ -6,6 +6,7 @@ Both take pixels in [-1, 1] and compute in float32. As pure functions over the w
 """
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.models.cvivit import to_patches
+from phenaki_jax.models.stem import to_patches
 from phenaki_jax.models.tree import Pure
 
 Tree = Any
@@ -33,6 +34,8 @@ class ConvRelu(nnx.Module):
         kernel, padding, space = self.kernel[...], "SAME", "FYX"[5 - x.ndim:]
         if self.stride > 1:
             x, kernel, padding = *_dense(x, kernel, self.stride), "VALID"
+        elif min(x.shape[1:-1]) < kernel.shape[0]:
+            return jax.nn.relu(_small(x, kernel) + self.bias[...])
         x = jax.lax.conv_general_dilated(x, kernel, (1,) * len(space), padding,
                                          dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"))
         return jax.nn.relu(x + self.bias[...])
@@ -54,6 +57,19 @@ def _dense(x_NFYXC: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Arra
     flat = to_patches(kernel.reshape(1, *kernel.shape[:3], -1), block)
     x = to_patches(jnp.pad(x_NFYXC, [(0, 0), *pads, (0, 0)]), block)
     return x, flat.reshape(*flat.shape[1:4], x.shape[-1], -1)
+
+
+def _small(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution, padded as "SAME", as one product over every place's neighbours side by side.
+
+    Where the window is larger than the input, XLA's CPU backend takes a convolution fifty times as long.
+    """
+    window, sizes = kernel.shape[0], x.shape[1:-1]
+    low = (window - 1) // 2
+    x = jnp.pad(x, [(0, 0), *[(low, window - 1 - low)] * len(sizes), (0, 0)])
+    corners = itertools.product(range(window), repeat=len(sizes))
+    x = jnp.concatenate([x[:, *(slice(i, i + n) for i, n in zip(at, sizes))] for at in corners], axis=-1)
+    return (x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], -1)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.errors import UserError
 from phenaki_jax.models.build import tokenizer_config as sizes_of
-from phenaki_jax.parallel import enable_compilation_cache, make_mesh, shard_batch
+from phenaki_jax.parallel import enable_compilation_cache, free_unused_memory, make_mesh, shard_batch
 from phenaki_jax.training import checkpoints as ckpt
 from phenaki_jax.training import metrics as report
 from phenaki_jax.training.optimizer import make_optimizer
@@ -59,6 +59,10 @@ def train(
     ``iterate(start_step)`` replace the ones that the config names; devices: those of the mesh (default: all);
     tensorboard: also write TensorBoard events, which imports TensorFlow.
     A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False.
+
+    A logged line has the means over the steps since the last one (`metrics.means`). Where ``data.schedule`` begins
+    another phase, batches have other streams: the step is compiled once more, lines have other names from there on, and
+    samples are of held-out records of the phase's mixture.
 
     Raises: UserError for a folder that holds another run, a mesh, a tokenizer or a checkpoint that does not fit.
     """
@@ -103,7 +107,12 @@ def train(
             media.write_text(workdir / configs.RUN_CONFIG, configs.to_json(config))
         step_fn = jax.jit(make_step(stage, optimizer, schedule, config), donate_argnums=0, out_shardings=(places, None))
 
+        later = [phase for phase in configs.mixtures(config) if phase[0] > start]
+        for first, _ in later:  # whether its batches fit the mesh and the step is known before anything is spent
+            jax.eval_shape(step_fn, state, shard_batch(mesh, loader.batch(first)))
+
     # ---------------------------------------------------------------- what it says of itself
+    window = report.Window(workdir, start, config.train.keep)
     metrics_file = report.MetricsFile(workdir, start) if is_main else None
     events = report.TensorBoard(workdir) if is_main and tensorboard else None
     devices_text = f"{mesh.size} × {mesh.devices.flat[0].device_kind}"
@@ -114,9 +123,9 @@ def train(
     progress = report.Progress(stage.name, total, start)
     last_logged: dict[str, float] = {}
 
-    def log(step: int, values: dict[str, jax.Array]) -> None:
+    def log(step: int, rows: list[report.Row]) -> None:
         last_logged.clear()
-        last_logged.update(report.to_floats(values))
+        last_logged.update(report.means(rows))
         if is_main:
             metrics_file.write(step, last_logged)
         if events:
@@ -126,15 +135,23 @@ def train(
 
     # ---------------------------------------------------------------- the steps
     # Nothing waits for the device but the log, and that only once the step after the logged one is on its way.
-    sample_batch = None
-    pending: tuple[int, dict] | None = None
+    always_logged = {1, total, *(first for first, _ in configs.mixtures(config))}  # no line is of two phases
+    sample_batches: dict[str, Any] = {}
+    programs: dict[str, Callable] = {}
+    pending: tuple[int, list] | None = None
     finished_step = start
     progress.update(start)
     with jax.set_mesh(mesh), _Stop() as stop:
         batches = loader.iterate(start)
         batch = shard_batch(mesh, next(batches))
         for step in range(start + 1, total + 1):
-            state, values = step_fn(state, batch)
+            if later and later[0][0] == step - 1:
+                progress.say(f"from step {step} on: {later.pop(0)[1]}")
+            shapes = str(jax.tree.map(lambda x: x.shape, batch))
+            if shapes not in programs:  # once a phase
+                programs[shapes] = step_fn.lower(state, batch).compile()
+                free_unused_memory()
+            state, values = programs[shapes](state, batch)
             finished_step = step
             if step < total:
                 asked = time.monotonic()
@@ -145,8 +162,9 @@ def train(
             if pending:
                 log(*pending)
                 pending = None
-            if step % config.train.log_every == 0 or step in (1, total):
-                pending = step, values
+            window.add(values)
+            if step % config.train.log_every == 0 or step in always_logged:
+                pending = step, window.take()
             if start + 1 == step:
                 jax.block_until_ready(values)
             progress.update(step)
@@ -160,15 +178,18 @@ def train(
                 log(*pending)  # a checkpoint never lies ahead of its metrics
                 pending = None
             if saving:
-                _check_finite(config, step, report.to_floats(values))
+                _check_finite(config, step, report.means([values]))
+                if is_main:
+                    window.save(step)
                 checkpoints.save(step, state)
                 if is_main:
                     media.write_text(workdir / report.TIMING, json.dumps(progress.timing()) + "\n")
             if sampling and not stopping:
-                if sample_batch is None:
-                    sample_batch = (make_loader or _make_loader)(config, train=False).batch(0)  # held out
+                mixture = [name for first, name in configs.mixtures(config) if first < step][-1]
+                if mixture not in sample_batches:
+                    sample_batches[mixture] = _held_out(config, mixture, make_loader or _make_loader)
                 picture = stage.samples(
-                    state.ema, state.variables, state.frozen, sample_batch, jax.random.key(config.seed)
+                    state.ema, state.variables, state.frozen, sample_batches[mixture], jax.random.key(config.seed)
                 )
                 if is_main:
                     media.write_image(workdir / "samples" / f"{step}.png", np.asarray(picture))
@@ -271,8 +292,15 @@ def _make_loader(config, train: bool):
     if str(configs.CHECKOUT) not in sys.path:
         sys.path.append(str(configs.CHECKOUT))  # where data/ lies
     if train:
-        loader.prepare(config.data.mixture, config.data.data_dir, modules=tuple(config.data.modules))
+        loader.prepare_run(config)
     return loader.make_loader(config, train)
+
+
+def _held_out(config, mixture: str, make_loader: Callable[..., Any]):
+    """The batch of a mixture's eval split that samples show."""
+    config = configs.from_dict(config.to_dict())
+    config.data.update(mixture=mixture, schedule=())
+    return make_loader(config, train=False).batch(0)
 
 
 def _check_finite(config, step: int, metrics: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,24 +22,28 @@ __all__ = [
     "MetricsFile",
     "Progress",
     "TensorBoard",
+    "Window",
     "count_parameters",
     "duration",
+    "means",
     "parameter_overview",
     "peak_memory_gb",
     "quiet_stderr",
     "read_lines",
-    "to_floats",
 ]
 
 FILE = "metrics.jsonl"
 TIMING = "timing.json"  # how fast the run last went; apart, because no two runs agree on it
+WINDOW = "window.json"  # the steps between the last logged one and each checkpoint
+
+Row = Mapping[str, Any]  # a step's metrics: name -> scalar, or (scalar, taken)
 
 
 class MetricsFile:
     """metrics.jsonl: one object a logged step, {"step": int, "time": seconds since 1970, name: float, ...}.
 
-    Floats are written so that reading gives the same float32 back, digit for digit; NaN and infinities as Python's
-    json writes and reads them.
+    Floats are written so that reading gives the same float back, digit for digit; NaN and infinities as Python's json
+    writes and reads them.
     """
 
     def __init__(self, workdir: str | Path, start_step: int = 0):
@@ -69,10 +73,51 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-def to_floats(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-    """Device scalars -> Python floats, the loss first; waits for them."""
-    values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-    return {"loss": values.pop("loss"), **values}
+def means(rows: Sequence[Row]) -> dict[str, float]:
+    """What a logged line says of some steps, the loss first: each metric's mean over the steps that took it.
+
+    A metric (value, taken) counts at the steps where `taken` is not 0, and is left out where that is none of them, as
+    is one that no step has. The learning rate is the last step's. Waits for the device.
+    """
+    found: dict[str, list[float]] = {}
+    for row in jax.device_get([dict(row) for row in rows]):
+        for name, value in row.items():
+            value, taken = value if isinstance(value, (tuple, list)) else (value, 1)
+            if taken:
+                found.setdefault(name, []).append(float(value))
+    found["learning_rate"] = found.get("learning_rate", [])[-1:]
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return {name: float(np.mean(found[name])) for name in ("loss", *found) if found[name]}
+
+
+class Window:
+    """The metrics of the steps since the last logged one, left on the device until they are asked for.
+
+    Those that a checkpoint finds are kept beside it, so that a run that goes on from there logs the same means.
+    """
+
+    def __init__(self, workdir: str | Path, start_step: int = 0, keep: int = 2):
+        """Takes up what was kept for the checkpoint of `start_step`; keep: of how many checkpoints."""
+        self.path, self._keep = Path(workdir) / WINDOW, keep
+        book = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self._book = {int(step): rows for step, rows in book.items() if int(step) <= start_step}
+        self._rows: list[Row] = list(self._book.get(start_step, []))
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+
+    def take(self) -> list[Row]:
+        """All of them; the next one begins anew."""
+        rows, self._rows = self._rows, []
+        return rows
+
+    def save(self, step: int) -> None:
+        """Keeps them for the checkpoint of `step`. To be called before that checkpoint is written."""
+        self._rows = jax.tree.map(float, jax.device_get(self._rows))
+        if self._rows or self._book:
+            # One more than checkpoints are kept: the last one may not come to be.
+            self._book = dict([*self._book.items(), (step, [*self._rows])][-self._keep - 1:])
+            media.write_text(self.path, json.dumps(self._book) + "\n")
 
 
 @contextlib.contextmanager

@@ -123,10 +123,14 @@ def make_step(
 
     The key of step s is fold_in(key(config.seed), s), so a step is a function of the state and the batch alone.
     The average's decay warms up, min(ema_decay, (1 + s) / (10 + s)), so that it does not remember the initial weights.
-    Metrics are of this very step: loss, grad_norm (before clipping), learning_rate and what the stage reports.
+    Metrics are of this very step: loss, grad_norm (before clipping), learning_rate and what the stage reports; one that
+    not every step takes is a pair (value, taken), taken 0 or 1.
     With train.accumulate = n a step goes through its batch in n parts, one after the other, and updates once with the
     mean of their gradients: the memory of a part. Part i has rows i, i + n, ... of each stream and the key fold_in(key,
-    i); metrics are means over the parts.
+    i); metrics are means over the parts. That is the whole batch's step where a loss is a mean over rows (the
+    tokenizer's l2 and perceptual terms), and nearly so elsewhere: the generator's is a mean over the tokens that were
+    masked, whose number differs from part to part, so a part with few of them counts each for more; averages of a
+    codebook and LeCam's are carried from part to part, and a discriminator's minibatch deviation sees a part alone.
     """
     decay_limit = config.train.ema_decay
     parts = config.train.get("accumulate", 1)

@@ -1,4 +1,8 @@
-"""The tokenizer's perceptual and adversarial terms: what they compare, which steps pay for them, what they weigh."""
+"""The tokenizer's terms of its reconstruction: what they compare, which steps pay for them, what they weigh.
+
+They are functions of the reconstruction alone, so value and gradient are taken at it, once; `pulled` hands the gradient
+on to the model. Metrics of terms that not every step takes are pairs (value, taken).
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -89,11 +93,18 @@ class Perception:
         return cls(arrays, networks)
 
 
-def every(steps: int, step: jax.Array, value_of: Callable[[], jax.Array]) -> jax.Array:
-    """`steps` * value_of() at steps 0, `steps`, 2 `steps`, ...; 0 at the others, which do not compute it."""
+def every(steps: int, step: jax.Array, value_of: Callable[[], Tree], nothing: Tree) -> tuple[Tree, jax.Array]:
+    """(value_of(), 1) at steps 0, `steps`, 2 `steps`, ...; at the others, which do not compute it, (nothing, 0)."""
     if steps == 1:
-        return value_of()
-    return jax.lax.cond(step % steps == 0, lambda: steps * value_of(), lambda: jnp.zeros(()))
+        return value_of(), jnp.ones(())
+    taken = step % steps == 0
+    return jax.lax.cond(taken, value_of, lambda: nothing), taken.astype(jnp.float32)
+
+
+def pulled(value: jax.Array, gradient_BFYXC: jax.Array, reconstruction_BFYXC: jax.Array) -> jax.Array:
+    """`value` with the gradient in the reconstruction that it is known to have."""
+    still = jax.lax.stop_gradient
+    return still(value) + jnp.sum(still(gradient_BFYXC) * (reconstruction_BFYXC - still(reconstruction_BFYXC)))
 
 
 def some_frames(video_BFYXC: jax.Array, count: int, key: jax.Array) -> jax.Array:
@@ -111,27 +122,46 @@ def _resize(video_BFYXC: jax.Array, size: int) -> jax.Array:
     return jax.image.resize(video_BFYXC, (B, F, size, size, C), "linear")
 
 
-def perceptual_terms(options: LossConfig, perception: Perception, arrays: Tree, video_BFYXC: jax.Array,
-                     reconstruction_BFYXC: jax.Array, *, key: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
-    """The perceptual terms that are asked for, unweighted. Images, of one frame, have no video_perceptual."""
-    pair, terms = (video_BFYXC, reconstruction_BFYXC), {}
+def comparison(options: LossConfig, perception: Perception, arrays: Tree, video_BFYXC: jax.Array,
+               reconstruction_BFYXC: jax.Array, *, key: jax.Array,
+               step: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    """What compares pixels and features: l2 and the perceptual terms that are asked for.
 
+    Images, of one frame, have no video_perceptual. A term that is taken at every n-th step counts n times there.
+
+    Returns:
+      The weighted sum; its gradient in the reconstruction, of its shape; each term, unweighted, as a metric.
+    """
     def network(name):
         return perception.networks[name].bind(arrays[name], {})
 
-    def image():
-        a, b = (_resize(some_frames(x, options.frames, key), options.perceptual_size) for x in pair)
+    def l2(reconstruction):
+        return jnp.mean(jnp.square(reconstruction - video_BFYXC))
+
+    def image(reconstruction):
+        a, b = (_resize(some_frames(x, options.frames, key), options.perceptual_size)
+                for x in (video_BFYXC, reconstruction))
         return image_perceptual_distance(network("lpips"), a, b)
 
-    def video():
-        a, b = (_resize(x, options.perceptual_size) for x in pair)
+    def video(reconstruction):
+        a, b = (_resize(x, options.perceptual_size) for x in (video_BFYXC, reconstruction))
         return video_perceptual_distance(network("i3d"), a, b)
 
-    if options.image_perceptual:
-        terms["image_perceptual"] = every(options.perceptual_every, step, image)
+    reconstruction = jax.lax.stop_gradient(reconstruction_BFYXC)
+    value, gradient = jax.value_and_grad(l2)(reconstruction)
+    metrics: dict[str, Any] = {"l2": value}
+    total, pull = options.l2 * value, options.l2 * gradient
+    terms = {"image_perceptual": image} if options.image_perceptual else {}
     if options.video_perceptual and video_BFYXC.shape[1] > 1:
-        terms["video_perceptual"] = every(options.perceptual_every, step, video)
-    return terms
+        terms["video_perceptual"] = video
+    for name, term in terms.items():
+        (value, gradient), taken = every(options.perceptual_every, step,
+                                         lambda term=term: jax.value_and_grad(term)(reconstruction),
+                                         (jnp.zeros(()), jnp.zeros_like(reconstruction)))
+        weight = options.perceptual_every * getattr(options, name)
+        total, pull = total + weight * value, pull + weight * gradient
+        metrics[name] = value, taken
+    return total, pull, metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,57 +183,47 @@ class Adversary:
 
 
 def adversarial_terms(adversary: Adversary, video_BFYXC: jax.Array, reconstruction_BFYXC: jax.Array,
-                      key: jax.Array) -> tuple[dict[str, jax.Array], Tree, dict[str, jax.Array]]:
-    """({"adversarial", "discriminator"}, LeCam's next averages, {"real_logit", "fake_logit"}); all 0 before the start.
+                      comparison_pull: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree, dict[str, Any]]:
+    """(What both sides' losses add up to, LeCam's next averages, metrics); before the start 0, and none is computed.
 
-    adversarial, unweighted, has gradients for the reconstruction alone; discriminator, with its penalties, for the
-    discriminator alone. Before the start neither is computed.
+    The tokenizer's side, which has gradients for the reconstruction alone, weighs what the options and the ramp say
+    and, if adaptive, `balance` against the gradient of `comparison` (comparison_pull). The discriminator's, with its
+    penalties, has gradients for the discriminator alone.
+
+    Metrics: adversarial; discriminator, with LeCam's penalty and without R1; both unweighted; adversarial_weight;
+    real_logit, fake_logit; r1, the mean squared norm of the gradient.
     """
-    options = adversary.options
-
-    def play(video, reconstruction):
-        fooled = adversary.judge(reconstruction, key, learn=False)
-        real = adversary.judge(video, key, learn=True)
-        fake = adversary.judge(jax.lax.stop_gradient(reconstruction), key, learn=True)
-        loss = discriminator_loss(options.kind, real, fake)
-        penalty, averages = lecam(adversary.averages, real, fake)
-        if options.lecam:
-            loss += options.lecam * penalty
-        if options.r1:
-            judge = lambda video: adversary.judge(video, key, learn=True)
-            loss += every(options.r1_every, adversary.step, lambda: options.r1 / 2 * r1_penalty(judge, video))
-        terms = {"adversarial": generator_loss(options.kind, fooled), "discriminator": loss}
-        return terms, averages, {"real_logit": real.mean(), "fake_logit": fake.mean()}
-
-    def wait(video, reconstruction):
-        zero = jnp.zeros(())
-        return (dict(adversarial=zero, discriminator=zero), adversary.averages,
-                dict(real_logit=zero, fake_logit=zero))
-
-    return jax.lax.cond(adversary.step >= options.start, play, wait, video_BFYXC, reconstruction_BFYXC)
-
-
-def adversarial_weight(adversary: Adversary, compare: Callable[[jax.Array], dict], video_BFYXC: jax.Array,
-                       reconstruction_BFYXC: jax.Array, key: jax.Array) -> jax.Array:
-    """What the adversarial term weighs at this step: its weight, its ramp and, if adaptive, `balance`.
-
-    compare: the perceptual terms of a reconstruction.
-    """
-    options = adversary.options
-    weight = options.adversarial * ramp(adversary.step, options.start, options.warmup)
-    if not options.adaptive:
-        return weight
-
-    def pixels_and_features(reconstruction):
-        terms = {"l2": jnp.mean(jnp.square(reconstruction - video_BFYXC))} | compare(reconstruction)
-        return sum(getattr(options, name) * value for name, value in terms.items())
+    options, zero = adversary.options, jnp.zeros(())
+    reconstruction = jax.lax.stop_gradient(reconstruction_BFYXC)
 
     def fooling(reconstruction):
         return generator_loss(options.kind, adversary.judge(reconstruction, key, learn=False))
 
-    def balanced(reconstruction):
-        return balance(jax.grad(pixels_and_features)(reconstruction), jax.grad(fooling)(reconstruction))
+    def play():
+        adversarial, pull = jax.value_and_grad(fooling)(reconstruction)
+        real, fake = (adversary.judge(video, key, learn=True) for video in (video_BFYXC, reconstruction))
+        loss = discriminator_loss(options.kind, real, fake)
+        penalty, averages = lecam(adversary.averages, real, fake)
+        if options.lecam:
+            loss += options.lecam * penalty
+        weight = balance(comparison_pull, pull) if options.adaptive else jnp.ones(())
+        found = {"adversarial": adversarial, "discriminator": loss, "adversarial_weight": weight,
+                 "real_logit": real.mean(), "fake_logit": fake.mean()}
+        r1 = zero, zero
+        if options.r1:
+            judge = lambda video: adversary.judge(video, key, learn=True)
+            r1 = every(options.r1_every, adversary.step, lambda: r1_penalty(judge, video_BFYXC), zero)
+        return found, r1, pull, averages
 
-    reconstruction = jax.lax.stop_gradient(reconstruction_BFYXC)
+    def wait():
+        names = ("adversarial", "discriminator", "adversarial_weight", "real_logit", "fake_logit")
+        return dict.fromkeys(names, zero), (zero, zero), jnp.zeros_like(reconstruction), adversary.averages
+
     started = adversary.step >= options.start
-    return weight * jax.lax.cond(started, balanced, lambda _: jnp.zeros(()), reconstruction)
+    found, (penalty, penalised), pull, averages = jax.lax.cond(started, play, wait)
+    weight = options.adversarial * ramp(adversary.step, options.start, options.warmup) * found["adversarial_weight"]
+    found["adversarial_weight"] = weight
+    total = (weight * pulled(found["adversarial"], pull, reconstruction_BFYXC) + found["discriminator"]
+             + options.r1_every * options.r1 / 2 * penalty)
+    metrics = {name: (value, started.astype(jnp.float32)) for name, value in found.items()}
+    return total, averages, metrics | ({"r1": (penalty, penalised)} if options.r1 else {})

@@ -1,31 +1,18 @@
 """Stage one: C-ViViT under the paper's loss, a weighted sum of named terms (Phenaki, section 2.1 and B.1)."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.media import to_float, to_uint8
 from phenaki_jax.models.build import make_discriminator, make_tokenizer
-from phenaki_jax.models.cvivit import CViViT
 from phenaki_jax.pictures import grid, sheet
 from phenaki_jax.training.adversarial import lecam_state
 from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.tokenizer_losses import (
-    Adversary, Perception, adversarial_terms, adversarial_weight, loss_config, perceptual_terms)
+    Adversary, Perception, adversarial_terms, comparison, loss_config, pulled)
 
 AID = "discriminator"
-
-
-def loss_terms(model: CViViT, video_BFYXC: jax.Array, key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, dict]:
-    """The terms that the tokenizer alone decides, unweighted, its reconstruction, and the quantizer's metrics.
-
-    With tokenizer.code_noise the reconstruction is from disturbed codes, so l2 and psnr are worse than what it can do.
-    """
-    reconstruction, quantized = model(video_BFYXC, train=True, key=key)
-    l2 = jnp.mean(jnp.square(reconstruction - video_BFYXC))
-    return {"l2": l2, "quantizer": quantized.loss}, reconstruction, quantized.metrics
 
 
 def make_stage(config, frozen=None) -> Stage:
@@ -48,24 +35,24 @@ def make_stage(config, frozen=None) -> Stage:
         averages = variables.get(AID)
         rows = {name: stream["video"].shape[0] for name, stream in batch.items()}
         total, metrics = 0.0, {}
-        for index, (name, stream) in enumerate(sorted(batch.items())):
-            video, share = to_float(stream["video"]), rows[name] / sum(rows.values())
+        # The stream with most pixels first: a codebook that starts from a batch (tokenizer.kmeans_start) sees that one.
+        by_size = sorted(enumerate(sorted(batch)), key=lambda item: -batch[item[1]]["video"].size)
+        for index, name in by_size:
+            video, share = to_float(batch[name]["video"]), rows[name] / sum(rows.values())
             model_key, loss_key = (jax.random.fold_in(key, i) for i in (index, len(batch) + index))
-            terms, reconstruction, quantizer_metrics = loss_terms(model, video, model_key)
-            compare = functools.partial(perceptual_terms, options, perception, frozen, video, key=loss_key, step=step)
-            terms |= compare(reconstruction)
-            weighted = sum(getattr(options, term) * value for term, value in terms.items())
+            # With tokenizer.code_noise this is from disturbed codes: l2 and psnr are worse than what the model can do.
+            reconstruction, quantized = model(video, train=True, key=model_key)
+            compared, pull, found = comparison(
+                options, perception, frozen, video, reconstruction, key=loss_key, step=step)
+            weighted = pulled(compared, pull, reconstruction) + options.quantizer * quantized.loss
+            found |= {"quantizer": quantized.loss, "psnr": 10 * jnp.log10(4.0 / jnp.maximum(found["l2"], 1e-12))}
             if discriminator:
                 adversary = Adversary(options, discriminator, params[AID], averages, step)
-                terms_of_both, averages, logits = adversarial_terms(adversary, video, reconstruction, loss_key)
-                weight = adversarial_weight(adversary, compare, video, reconstruction, loss_key)
-                weighted += weight * terms_of_both["adversarial"] + terms_of_both["discriminator"]
-                metrics |= {f"{name}/{what}": value for what, value in logits.items()}
-                metrics[f"{name}/adversarial_weight"] = weight
-                terms |= terms_of_both
+                played, averages, more = adversarial_terms(adversary, video, reconstruction, pull, loss_key)
+                weighted += played
+                found |= more
             total += share * weighted
-            metrics |= {f"{name}/{term}": value for term, value in terms.items()} | quantizer_metrics
-            metrics[f"{name}/psnr"] = 10 * jnp.log10(4.0 / jnp.maximum(terms["l2"], 1e-12))
+            metrics = {f"{name}/{what}": value for what, value in found.items()} | quantized.metrics | metrics
         variables = pure.variables(model) | ({AID: averages} if discriminator else {})
         return total, (variables, metrics)
 

@@ -85,6 +85,8 @@ def test_shares_of_the_registered_mixtures():
         "sprite_tokenizer_80_20", "sprite_digits_tokenizer_80_20")}
     for name in ("sprite_tokenizer_80_20", "sprite_digits_tokenizer_80_20"):
         assert shares[name] == shares["sprite_stories_80_20"]
+    for name in ("sprite_images_only_32", "sprite_images_only_64_digits"):
+        assert _shares(name) == {"image": 1}
     for world in ("stories", "digits"):
         assert shares[f"sprite_{world}_80_20"] == {"video": Fraction(4, 5), "image": Fraction(1, 5)}
         assert shares[f"sprite_{world}_50_50"] == {"video": Fraction(1, 2), "image": Fraction(1, 2)}

@@ -14,14 +14,16 @@ from phenaki_jax.models.cvivit import CViViT, CViViTConfig, causal_mask
 from phenaki_jax.models.tree import Pure
 from phenaki_jax.pipeline import Tokenizer
 
-SIZES = dict(frames=5, height=8, width=12, patch=(2, 4, 4), embed_dim=8, heads=2, mlp_dim=16, spatial_layers=2,
+SIZES = dict(frames=5, height=8, width=12, patch=(2, 4, 4), embed_dim=16, heads=2, mlp_dim=32, spatial_layers=2,
              temporal_layers=2, quantizer="fsq", codebook_size=240, levels=(8, 6, 5))
-PRESETS = {"paper": {}, "interleaved": dict(blocks="interleaved", rotary=True, qk_norm=True), "window": dict(window=2)}
+PRESETS = {"paper": {}, "interleaved": dict(blocks="interleaved", rotary=True, qk_norm=True), "window": dict(window=2),
+           "convolutions": dict(stem=(6, 8), blocks="interleaved", qk_norm=True),
+           "frames": dict(patch=(1, 4, 4), temporal_layers=0, stem=(6,), stem_frames=1)}
 
 
 @pytest.fixture(scope="module", params=PRESETS)
 def tokenizer(request):
-    sizes = CViViTConfig(**SIZES, **PRESETS[request.param])
+    sizes = CViViTConfig(**{**SIZES, **PRESETS[request.param]})
     pure = Pure(lambda rngs: CViViT(sizes, rngs=rngs), sizes)
     return Tokenizer(pure, *jax.jit(pure.init)(jax.random.key(0)))
 
@@ -64,7 +66,8 @@ def test_stretches_give_the_tokens_and_frames_of_the_whole(tokenizer, cuts):
 def test_any_number_of_frames_goes_in_and_comes_out(tokenizer, frames):
     """Frames are filled up with the last one; a long video goes through in stretches, whatever its length."""
     video = clip(frames)
-    padded = np.concatenate([video, video[:, -1:]], 1) if frames % 2 == 0 else video
+    missing = -(frames - 1) % tokenizer.config.patch[0]
+    padded = np.concatenate([video, video[:, -1:]], 1) if missing else video
     tokens = tokenizer.encode(video)
     np.testing.assert_array_equal(tokens, whole(tokenizer, "encode", padded))
     restored = tokenizer.decode(tokens, frames)
@@ -83,8 +86,11 @@ def test_a_long_video_needs_the_memory_of_a_stretch(tokenizer):
     for frames in (9, 150):
         tokenizer.decode(tokenizer.encode(clip(frames)), frames)
     assert tokenizer._encode_chunk._cache_size() == tokenizer._decode_chunk._cache_size() == 2
-    _, (keys, values, known) = tokenizer._encode_chunk(tokenizer.params, tokenizer.variables, clip(5), None)
-    assert keys.shape == values.shape == (2, 2 * 2 * 3, tokenizer.config.reach - 1, 2, 4) and known == 3
+    sizes = tokenizer.config
+    _, ((keys, values, known), frames) = tokenizer._encode_chunk(tokenizer.params, tokenizer.variables, clip(5), None)
+    assert keys.shape == values.shape == (sizes.temporal_layers, 2 * 2 * 3, sizes.reach - 1, 2, 8)
+    assert known == sizes.latent_frames(5)
+    assert {x.shape[1] for x in jax.tree.leaves(frames)} == ({sizes.stem_frames - 1} if sizes.stem else set())
 
 
 def test_attention_sees_as_far_as_its_window():
@@ -93,7 +99,7 @@ def test_attention_sees_as_far_as_its_window():
     pure = Pure(lambda rngs: CViViT(sizes, rngs=rngs), sizes)
     model = pure.bind(*pure.init(jax.random.key(0)))
     video = clip(13)  # latent steps 0..6
-    vectors = jax.jit(lambda video: model.encoder(model._patches(video, True)))
+    vectors = jax.jit(lambda video: model.encoder(model._patches(video, True)[0]))
     changed = video.copy()
     changed[:, 3:5] *= -1  # latent step 2
     before, after = vectors(video), vectors(changed)
@@ -104,7 +110,7 @@ def test_attention_sees_as_far_as_its_window():
 def test_other_resolutions_go_through(tokenizer):
     video = clip(3, height=20, width=4)
     tokens = tokenizer.encode(video)
-    assert tokens.shape == (2, 2, 5, 1)
+    assert tokens.shape == (2, tokenizer.config.latent_frames(3), 5, 1)
     assert tokenizer.decode(tokens).shape == video.shape
     np.testing.assert_array_equal(tokens[:, :1], tokenizer.encode(video[:, :1]))
 
@@ -126,11 +132,12 @@ def test_what_fits_no_patch_is_refused(tokenizer, shape, words):
         tokenizer.encode(np.zeros(shape, np.float32))
 
 
+@pytest.mark.parametrize("tokenizer", ["paper"], indirect=True)
 def test_a_stretch_that_ends_inside_a_patch_is_refused(tokenizer):
     model = tokenizer.pure.bind(tokenizer.params, tokenizer.variables)
     memory = model.encoder.no_past(2 * 2 * 3)
     with pytest.raises(UserError, match="frames=3 do not continue"):
-        model.encode_chunk(clip(3), memory)
+        model.encode_chunk(clip(3), (memory, ()))
     with pytest.raises(UserError, match="frames=4"):
         model.encode_chunk(clip(4), None)
     with pytest.raises(UserError, match="at least 1 step"):
@@ -139,7 +146,9 @@ def test_a_stretch_that_ends_inside_a_patch_is_refused(tokenizer):
 
 @pytest.mark.parametrize("change, words", [
     ({"window": -1}, "tokenizer.window=-1"), ({"blocks": "mixed"}, "tokenizer.blocks='mixed'"),
-    ({"blocks": "interleaved", "spatial_layers": 1}, "tokenizer.spatial_layers=1")])
+    ({"blocks": "interleaved", "spatial_layers": 1}, "tokenizer.spatial_layers=1"),
+    ({"spatial_layers": 0}, "tokenizer.spatial_layers=0"), ({"stem": (8, 8, 8)}, "at most 2 fit"),
+    ({"stem": (8,), "stem_frames": 0}, "tokenizer.stem_frames=0")])
 def test_sizes_that_do_not_fit_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         CViViTConfig(**{**SIZES, **change})

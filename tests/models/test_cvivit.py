@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.models.cvivit import CViViT, CViViTConfig, from_patches, to_patches
+from phenaki_jax.layers.convolution import CausalConv
+from phenaki_jax.models.cvivit import CViViT, CViViTConfig
+from phenaki_jax.models.stem import from_patches, to_patches
 from phenaki_jax.models.tree import Pure
 
 SIZES = dict(frames=11, height=16, width=24, patch=(2, 8, 8), embed_dim=16, heads=2, mlp_dim=32, spatial_layers=1,
@@ -16,13 +19,15 @@ SIZES = dict(frames=11, height=16, width=24, patch=(2, 8, 8), embed_dim=16, head
 QUANTIZERS = {"fsq": {}, "vq": {}, "lfq": {"codebook_size": 256}, "bsq": {"codebook_size": 256},
               "vq, learned, rotation": {"codebook_update": "gradient", "gradient": "rotation"},
               "bsq, rotation": {"codebook_size": 256, "gradient": "rotation"}}
+MODERN = dict(blocks="interleaved", temporal_layers=1, rotary=True, qk_norm=True, stem=(8,))
+QUANTIZERS |= {"fsq, modern": MODERN, "vq, modern": MODERN}
 
 
 def quantizer_sizes(name):
     return CViViTConfig(**{**SIZES, "quantizer": name.split(",")[0], **QUANTIZERS[name]})
 
 
-@pytest.fixture(scope="module", params=["fsq", "vq", "lfq", "bsq"])
+@pytest.fixture(scope="module", params=["fsq", "vq", "lfq", "bsq", "fsq, modern", "vq, modern"])
 def codec(request):
     sizes = quantizer_sizes(request.param)
     pure = Pure(lambda rngs: CViViT(sizes, rngs=rngs))
@@ -123,3 +128,37 @@ def test_code_noise_disturbs_training_and_nothing_else(video):
     assert np.any(call(noisy, True)[0] != call(clean, True)[0])
     with pytest.raises(UserError, match="tokenizer.code_noise=-0.1"):
         CViViTConfig(code_noise=-0.1, **SIZES)
+
+
+@pytest.mark.parametrize("preset", ["paper", "modern"])
+def test_codes_of_nothing_but_zeros_do_not_blow_up_the_gradient(preset):
+    """A norm of a zero vector has a gradient of 1 / sqrt(eps), and each norm behind it multiplies that."""
+    sizes = CViViTConfig(**{**SIZES, "quantizer": "fsq", **(MODERN if preset == "modern" else {})})
+    model = CViViT(sizes, rngs=nnx.Rngs(0))
+    pull = jax.jit(jax.grad(lambda codes: jnp.mean(model._frames(model.decoder(codes), True)[0] ** 2)))
+    codes = jax.random.normal(jax.random.key(1), (1, 6, 2, 3, 16))
+    assert jnp.linalg.norm(pull(jnp.zeros_like(codes))) < 1e3 * jnp.linalg.norm(pull(codes))
+
+
+def test_convolutions_see_what_lies_around_and_before():
+    """Against a loop over the taps, at a video's start and going on."""
+    conv = CausalConv(3, 4, 5, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(2, 4, 3, 5, 4)).astype(np.float32)
+    taps = np.asarray(conv.kernel[...]).reshape(3, 3, 3, 4, 5)  # row, column, frame
+    padded = np.pad(x, ((0, 0), (2, 0), (1, 1), (1, 1), (0, 0)))
+    expected = sum(padded[:, t:t + 4, y:y + 3, x_:x_ + 5] @ taps[y, x_, t]
+                   for t in range(3) for y in range(3) for x_ in range(3))
+    y, past = conv(jnp.asarray(x[:, :1]))
+    z, past = conv(jnp.asarray(x[:, 1:]), past)
+    np.testing.assert_allclose(jnp.concatenate([y, z], 1), expected, atol=1e-5)
+    np.testing.assert_array_equal(past, x[:, 2:])
+
+
+def test_single_frames_are_tokenized_alike(video):
+    """The baselines of table 3: no frame knows of another, and the first is like all others."""
+    sizes = CViViTConfig(**{**SIZES, "quantizer": "fsq", "patch": (1, 8, 8), "temporal_layers": 0, "stem": (8,),
+                            "stem_frames": 1})
+    encode = jax.jit(CViViT(sizes, rngs=nnx.Rngs(0)).encode)
+    tokens = encode(video)
+    assert tokens.shape == (3, 11, 2, 3)
+    np.testing.assert_array_equal(encode(video[:, ::-1]), tokens[:, ::-1])

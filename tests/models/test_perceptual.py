@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from phenaki_jax import weights
 from phenaki_jax.errors import UserError
@@ -173,3 +174,13 @@ def test_video_distance_is_the_mean_over_endpoints(i3d):
         expected.append(np.mean(2 - 2 * cosine))  # |u - v|^2 of unit vectors
     assert min(expected) > 0.02
     assert VIDEO_LOSS(i3d, a, b, EARLY)[0] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape, window", [((2, 2, 2, 5), 3), ((1, 2, 1, 4, 5), 3), ((1, 3, 1, 5), 4)])
+def test_a_window_larger_than_its_input_gives_the_same_convolution(shape, window):
+    rng, space = np.random.default_rng(0), "FYX"[5 - len(shape):]
+    conv = perceptual.ConvRelu((window,) * len(space), 5, 6, rngs=nnx.Rngs(0))
+    x = rng.normal(size=shape).astype(np.float32)
+    names = f"N{space}C", f"{space}IO", f"N{space}C"
+    plain = jax.lax.conv_general_dilated(x, conv.kernel[...], (1,) * len(space), "SAME", dimension_numbers=names)
+    np.testing.assert_allclose(conv(x), jax.nn.relu(plain + conv.bias[...]), atol=1e-5)

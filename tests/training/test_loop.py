@@ -1,8 +1,10 @@
 """The loop: resuming, meshes, what it refuses."""
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +12,12 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from phenaki_jax import media
+from phenaki_jax.config import mixtures
 from phenaki_jax.errors import UserError
 from phenaki_jax.training.checkpoints import checkpoint_steps, load_run
 from phenaki_jax.training.loop import check_vocabulary, train
@@ -103,6 +108,87 @@ def test_finished_run_returns_at_once_and_steps_may_grow(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 8
     with pytest.raises(UserError, match="train.steps"):
         run(tmp_path, tiny_config(4))
+
+
+def test_a_line_says_what_all_its_steps_came_to(tmp_path):
+    """Each line is the mean of what a run that logs every step says of the steps since the line before."""
+    config = tiny_config(12)
+    run(tmp_path / "some", config)
+    config.train.log_every = 1
+    run(tmp_path / "each", config)
+    some, each = lines(tmp_path / "some"), lines(tmp_path / "each")
+    assert [line["step"] for line in some] == [1, 3, 6, 9, 12] and len(each) == 12
+    for before, line in zip([{"step": 0}, *some], some):
+        part = each[before["step"]:line["step"]]
+        for name in ("loss", "mse", "grad_norm", "seen"):
+            np.testing.assert_allclose(line[name], np.mean([one[name] for one in part]), rtol=1e-6, err_msg=name)
+        assert line["learning_rate"] == part[-1]["learning_rate"]
+
+
+def two_streams(config, frozen=None):
+    """tiny_stage over clips and over images that are held still, whichever of both a batch has."""
+    stage = tiny_stage(config, frozen)
+
+    def loss(params, variables, frozen, batch, key, step):
+        total, metrics = 0.0, {}
+        for name, stream in batch.items():
+            video = jnp.broadcast_to(stream["video"], (len(stream["video"]), 3, 4, 4, 3))
+            value, (variables, found) = stage.loss(params, variables, frozen, {"video": {"video": video}}, key, step)
+            total += value / len(batch)
+            metrics |= {f"{name}/mse": found["mse"]}
+        return total, (variables, metrics)
+
+    def samples(params, variables, frozen, batch, key):
+        return np.full((2, 2 * len(batch), 3), 100 + len(batch), np.uint8)
+
+    return dataclasses.replace(stage, loss=loss, samples=samples)
+
+
+class Phases(TinyLoader):
+    """Images up to step 7, then clips and images; `odd` has a number of rows that two parts do not divide."""
+
+    def batch(self, step):
+        mixture = [name for first, name in mixtures(self.config) if first <= step][-1]
+        video = super().batch(step)["video"]["video"]
+        images = {"image": {"video": video[:, :1]}}
+        return {"images": images, "both": images | {"video": {"video": video}},
+                "odd": {"video": {"video": video[:5]}}}[mixture]
+
+
+def test_phases_of_a_schedule_have_lines_and_samples_of_their_own_and_are_resumed(tmp_path):
+    """Killed in the middle of each phase and in the middle of a line; digit for digit as if never killed."""
+    config = tiny_config(14)
+    config.data.schedule = ((0, "images"), (7, "both"))
+    config.train.update(sample_every=7, checkpoint_every=5, keep=3)
+    options = {"make_stage": two_streams, "make_loader": Phases}
+    run(tmp_path / "whole", config, **options)
+    whole = lines(tmp_path / "whole")
+    assert [line["step"] for line in whole] == [1, 3, 6, 7, 9, 12, 14]
+    for line in whole:  # batch 7 is that of step 8
+        assert ("image/mse" in line) and ("video/mse" in line) == (line["step"] > 7)
+    widths = [media.read_image(tmp_path / "whole" / "samples" / f"{step}.png").shape[1] for step in (7, 14)]
+    assert widths == [2, 4]
+    for step in (5, 10):
+        shutil.copytree(tmp_path / "whole", tmp_path / f"{step}")
+        for later in checkpoint_steps(tmp_path / f"{step}"):
+            if later > step:
+                shutil.rmtree(tmp_path / f"{step}" / "checkpoints" / f"{later}")
+        assert checkpoint_steps(tmp_path / f"{step}") == [5, 10][:step // 5]
+        run(tmp_path / f"{step}", config, **options)
+        assert lines(tmp_path / f"{step}") == whole
+    config.data.schedule = ((0, "images"), (8, "both"))
+    config.train.steps = 20
+    with pytest.raises(UserError, match="data.schedule="):
+        run(tmp_path / "whole", config, **options)
+
+
+def test_a_later_phase_that_does_not_fit_is_said_before_the_first_step(tmp_path):
+    config = tiny_config(14)
+    config.data.schedule = ((0, "images"), (7, "odd"))
+    config.train.accumulate = 2
+    with pytest.raises(UserError, match="train.accumulate=2 does not divide a stream of 5 rows"):
+        run(tmp_path, config, make_stage=two_streams, make_loader=Phases)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path):

@@ -14,7 +14,7 @@ def test_floats_come_back_to_the_last_digit(tmp_path):
     values = (rng.normal(size=50) * 10.0 ** rng.integers(-30, 30, 50)).astype(np.float32)
     file = report.MetricsFile(tmp_path)
     for step, value in enumerate(values):
-        file.write(step, report.to_floats({"loss": value, "other": -value}))
+        file.write(step, report.means([{"loss": value, "other": -value}]))
     file.close()
     lines = report.read_lines(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(50))
@@ -39,6 +39,33 @@ def test_not_a_number_is_written_as_such(tmp_path):
     file.write(1, {"loss": math.nan})
     file.close()
     assert math.isnan(json.loads((tmp_path / "metrics.jsonl").read_text())["loss"])
+
+
+def test_a_line_is_the_mean_over_the_steps_that_took_a_metric():
+    rows = [{"loss": np.float32(step), "term": (np.float32(8.0 * (step % 2)), np.float32(step % 2)),
+             "never": (np.float32(0), np.float32(0)), "learning_rate": 0.1 * step} for step in range(5)]
+    rows[4]["late"] = 5.0
+    found = report.means(rows)
+    assert found == {"loss": 2.0, "term": 8.0, "late": 5.0, "learning_rate": 0.4} and list(found)[0] == "loss"
+    assert math.isnan(report.means([*rows, {"loss": math.nan}])["loss"])
+
+
+def test_a_window_goes_on_from_its_checkpoint_to_the_last_digit(tmp_path):
+    rows = [{"loss": np.float32(1 / (3 + step)), "term": (np.float32(step), np.float32(step % 2))} for step in range(9)]
+    window = report.Window(tmp_path, 0, keep=2)
+    for step in range(1, 9):
+        window.add(rows[step])
+        if step == 3:
+            assert report.means(window.take()) == report.means(rows[1:4])
+        if step in (5, 7):
+            window.save(step)
+    whole = window.take()
+    for step, left in ((5, rows[6:9]), (7, rows[8:9])):
+        again = report.Window(tmp_path, step, keep=2)
+        for row in left:
+            again.add(row)
+        assert report.means(again.take()) == report.means(whole) == report.means(rows[4:9])
+    assert report.Window(tmp_path, 6).take() == []
 
 
 def test_the_progress_line(monkeypatch):

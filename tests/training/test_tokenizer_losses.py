@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,14 @@ import pytest
 
 from phenaki_jax.config import load_config
 from phenaki_jax.errors import UserError
+from phenaki_jax.models import quantizers
 from phenaki_jax.parallel import make_mesh
 from phenaki_jax.training import tokenizer_losses as losses
 from phenaki_jax.training import tokenizer_stage
+from phenaki_jax.training.adversarial import lecam
 from phenaki_jax.training.checkpoints import flatten, load_run
 from phenaki_jax.training.loop import train
+from phenaki_jax.training.metrics import means, read_lines
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.state import create_state, make_step
 
@@ -48,7 +52,7 @@ def run(config, steps=3, frames=(5, 1)):
         step, found = jax.jit(make_step(stage, optimizer, schedule, config)), []
         for i in range(steps):
             state, metrics = step(state, batch(i, frames))
-            found.append({name: float(value) for name, value in metrics.items()})
+            found.append(means([metrics]))  # without what this step did not take
     return found, state
 
 
@@ -69,7 +73,7 @@ def test_defect_4_the_adversary_leaves_every_other_term_as_it_is(plain, form, ki
                 assert found[step][name] == value, name
         for stream in ("video", "image"):
             for name in ("adversarial", "discriminator", "adversarial_weight", "real_logit"):
-                assert found[step][f"{stream}/{name}"] == 0
+                assert f"{stream}/{name}" not in found[step] and f"{stream}/{name}" in found[2]
     assert found[2]["video/adversarial"] != 0 and found[2]["image/discriminator"] > 0
     assert found[2]["video/l2"] == plain[0][2]["video/l2"] and found[2]["video/quantizer"] == 0
     assert found[2]["loss"] != plain[0][2]["loss"]
@@ -83,7 +87,8 @@ def test_defect_5_the_adaptive_weight_works_on_images():
     params, variables = stage.init(jax.random.key(0))
     key = jax.random.key(config.seed)
     _, (_, found) = jax.jit(stage.loss)(params, variables, {}, batch(0, (0, 1)), key, 0)
-    assert float(found["image/adversarial_weight"]) > 0
+    found = means([found | {"loss": 0.0}])
+    assert found["image/adversarial_weight"] > 0
     options = losses.loss_config(config)
     video = jnp.asarray(batch(0, (0, 1))["image"]["video"], jnp.float32) / 127.5 - 1
     model = tokenizer_stage.make_tokenizer(config).bind(stage.model_part(params), stage.model_part(variables))
@@ -92,31 +97,77 @@ def test_defect_5_the_adaptive_weight_works_on_images():
     pull = jax.grad(lambda x: -discriminator(x[:, 0]).mean())(reconstruction)
     l2 = 2 * (reconstruction - video) / video.size
     expected = options.adversarial * float(optax.global_norm(l2) / optax.global_norm(pull))
-    assert float(found["image/adversarial_weight"]) == pytest.approx(expected, rel=1e-3)
+    assert found["image/adversarial_weight"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_each_side_s_loss_moves_that_side_alone():
     config = tiny(**ADVERSARIAL)
     options, pure = losses.loss_config(config), tokenizer_stage.make_discriminator(config)
     params, _ = pure.init(jax.random.key(0))
-    video, other = (jax.random.uniform(jax.random.key(i), (3, 5, 16, 16, 3), minval=-1) for i in (1, 2))
+    video, other = (jax.random.uniform(jax.random.key(i), (3, 3, 8, 8, 3), minval=-1) for i in (1, 2))
 
-    def term(name):
-        def value(params, reconstruction):
-            adversary = losses.Adversary(options, pure, params, tokenizer_stage.lecam_state(), jnp.int32(0))
-            return losses.adversarial_terms(adversary, video, reconstruction, jax.random.key(3))[0][name]
-        return [float(optax.global_norm(g)) for g in jax.jit(jax.grad(value, argnums=(0, 1)))(params, other)]
+    def total(params, reconstruction):
+        adversary = losses.Adversary(options, pure, params, tokenizer_stage.lecam_state(), jnp.int32(2))
+        return losses.adversarial_terms(adversary, video, reconstruction, jnp.ones_like(other), jax.random.key(3))[0]
 
-    of_params, of_pixels = term("adversarial")
-    assert of_params == 0 and of_pixels > 0
-    of_params, of_pixels = term("discriminator")
-    assert of_params > 0 and of_pixels == 0
+    def logits(params, video):
+        """The frames that are judged follow from the key."""
+        frames = losses.some_frames(video, options.frames, jax.random.key(3))
+        return pure.bind(params, {})(frames.reshape(-1, *frames.shape[2:]))
+
+    def fooling(reconstruction):
+        return -options.adversarial * logits(params, reconstruction).mean()
+
+    def telling(params):
+        real, fake = logits(params, video), logits(params, other)
+        squares = jax.grad(lambda x: logits(params, x).sum())(video) ** 2
+        penalty, _ = lecam(tokenizer_stage.lecam_state(), real, fake)
+        return (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean() + options.lecam * penalty
+                + options.r1_every * options.r1 / 2 * squares.sum() / len(video))
+
+    of_params, of_pixels = jax.jit(jax.grad(total, argnums=(0, 1)))(params, other)
+    np.testing.assert_allclose(of_pixels, jax.jit(jax.grad(fooling))(other), rtol=1e-4, atol=1e-9)
+    for found, wanted in zip(jax.tree.leaves(of_params), jax.tree.leaves(jax.jit(jax.grad(telling))(params))):
+        np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-6)
 
 
-def test_a_term_is_paid_for_at_every_so_many_steps():
-    value = jax.jit(lambda step: losses.every(3, step, lambda: jnp.float32(2)))
-    assert [float(value(step)) for step in range(7)] == [6, 0, 0, 6, 0, 0, 6]
-    assert losses.every(1, 5, lambda: 2) == 2
+def test_what_compares_has_the_value_and_the_gradient_of_its_terms(monkeypatch):
+    """Against the sum written out and differentiated as it stands; at a step that does not take them, l2 alone."""
+    far = lambda power: lambda network, a, b: jnp.mean(jnp.abs(a - b) ** power)
+    monkeypatch.setattr(losses, "image_perceptual_distance", far(3))
+    monkeypatch.setattr(losses, "video_perceptual_distance", far(4))
+    options = losses.LossConfig(l2=2.0, image_perceptual=0.5, video_perceptual=0.25, perceptual_every=3)
+    network = SimpleNamespace(bind=lambda params, variables: None)
+    perception = losses.Perception(dict.fromkeys(("lpips", "i3d"), {}), dict.fromkeys(("lpips", "i3d"), network))
+    video, other = (jax.random.uniform(jax.random.key(i), (2, 5, 4, 4, 3), minval=-1) for i in (1, 2))
+
+    @jax.jit
+    def handed_on(step):
+        def loss(x):
+            total, pull, metrics = losses.comparison(options, perception, perception.arrays, video, jnp.tanh(x),
+                                                     key=jax.random.key(0), step=step)
+            return 7.0 * losses.pulled(total, pull, jnp.tanh(x)), metrics
+        return jax.value_and_grad(loss, has_aux=True)(other)
+
+    def plain(x, perceptual):
+        away = jnp.abs(jnp.tanh(x) - video)
+        return 7.0 * jnp.mean(2 * away ** 2 + perceptual * 3 * (0.5 * away ** 3 + 0.25 * away ** 4))
+
+    for step in (3, 4):
+        (value, metrics), gradient = handed_on(step)
+        wanted, of_pixels = jax.value_and_grad(plain)(other, step == 3)
+        np.testing.assert_allclose(value, wanted, rtol=1e-5)
+        np.testing.assert_allclose(gradient, of_pixels, rtol=1e-4, atol=1e-7)
+        assert float(metrics["image_perceptual"][1]) == float(metrics["video_perceptual"][1]) == (step == 3)
+    away = jnp.abs(jnp.tanh(other) - video)
+    for name, power in (("image_perceptual", 3), ("video_perceptual", 4)):
+        np.testing.assert_allclose(handed_on(3)[0][1][name][0], jnp.mean(away ** power), rtol=1e-5)
+
+
+def test_a_term_is_computed_at_every_so_many_steps():
+    value = jax.jit(lambda step: losses.every(3, step, lambda: jnp.float32(2), jnp.float32(0)))
+    assert [tuple(map(float, value(step))) for step in range(5)] == [(2, 1), (0, 0), (0, 0), (2, 1), (0, 0)]
+    assert losses.every(1, 5, lambda: 2, 0) == (2, 1)
 
 
 def test_some_frames_are_the_same_ones_of_both_clips():
@@ -138,12 +189,13 @@ def test_the_perceptual_term_is_the_network_s_and_stays_out_of_the_checkpoint():
     params, variables = stage.init(jax.random.key(0))
     images = batch(0, (0, 1))
     total, (_, metrics) = jax.jit(stage.loss)(params, variables, stage.given, images, jax.random.key(0), 0)
-    assert float(total) == pytest.approx(float(metrics["image/l2"] + 0.5 * metrics["image/image_perceptual"]), rel=1e-5)
+    assert float(total) == pytest.approx(float(metrics["image/l2"] + 0.5 * metrics["image/image_perceptual"][0]),
+                                         rel=1e-5)
     model = tokenizer_stage.make_tokenizer(config).bind(params, variables)
     video = jnp.asarray(images["image"]["video"], jnp.float32) / 127.5 - 1
     lpips = losses.make_lpips().bind(stage.given["lpips"], {})
     expected = lpips(video[:, 0], model(video)[0][:, 0]).mean()
-    assert float(metrics["image/image_perceptual"]) == pytest.approx(float(expected), rel=1e-4)
+    assert float(metrics["image/image_perceptual"][0]) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -153,7 +205,8 @@ def test_the_whole_loss_is_finite_and_every_term_is_there():
     found, _ = run(config, steps=4)
     for step, metrics in enumerate(found):
         assert np.isfinite(list(metrics.values())).all()
-        assert (metrics["video/video_perceptual"] > 0) == (metrics["image/image_perceptual"] > 0) == (step % 2 == 0)
+        terms = {"video/video_perceptual", "image/image_perceptual", "video/r1"}
+        assert terms & set(metrics) == (terms if step % 2 == 0 else set())
         assert "image/video_perceptual" not in metrics
 
 
@@ -178,10 +231,29 @@ def test_a_run_with_an_adversary_resumes_where_it_was_and_is_loaded_without_it(t
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
     again = go(tmp_path / "killed", config)
     assert again.metrics == whole.metrics
+    # R1 is taken at steps 0, 2 and 4, so it is in lines 1, 3 and 5, and never there as nothing.
+    lines = read_lines(tmp_path / "whole" / "metrics.jsonl")
+    assert [line.get("image/r1", 0) > 0 for line in lines] == [True, False] * 3
+    assert all(line["image/discriminator"] > 0 for line in lines)
     run = load_run(tmp_path / "whole")
     assert "discriminator" not in run.params and "discriminator" not in run.variables
     pure = tokenizer_stage.make_tokenizer(config)
     assert set(flatten(run.params)) == set(flatten(jax.eval_shape(pure.init, jax.random.key(0))[0]))
+
+
+def test_a_codebook_starts_from_the_stream_with_most_pixels(monkeypatch):
+    """The first that asks for k-means starts the codebook: of 4 clips with 48 vectors each and 4 images with 16."""
+    config = tiny(tokenizer__quantizer="vq", tokenizer__kmeans_start=True)
+    stage, asked = tokenizer_stage.make_stage(config), []
+
+    def kmeans(z_NE, size, key):
+        asked.append(len(z_NE))
+        return jnp.zeros((size, z_NE.shape[1]))
+
+    monkeypatch.setattr(quantizers, "spherical_kmeans", kmeans)
+    arrays = jax.eval_shape(stage.init, jax.random.key(0))
+    jax.eval_shape(stage.loss, *arrays, {}, batch(0), jax.random.key(0), 0)
+    assert asked[0] == 4 * 48 and asked[-1] == 4 * 16
 
 
 @pytest.mark.parametrize("change, words", [

@@ -1,0 +1,164 @@
+"""The benchmark: what it counts, what it says, and how it answers what cannot be measured. Never how fast it is."""
+
+import json
+import os
+import stat
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from phenaki_jax import benchmark
+from phenaki_jax.__main__ import main
+from phenaki_jax.config import load_config
+from phenaki_jax.errors import UserError
+from phenaki_jax.models.build import tokenizer_config
+
+TINY = {"tokenizer.frames": 3, "tokenizer.height": 8, "tokenizer.width": 8, "tokenizer.patch": (2, 4, 4),
+        "tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 64, "tokenizer.spatial_layers": 1,
+        "tokenizer.temporal_layers": 1, "tokenizer.codebook_size": 8, "tokenizer.code_dim": 4, "batch_size": 2}
+
+
+def config(**changes):
+    return load_config("configs/benchmark.py", TINY | {name.replace("__", "."): v for name, v in changes.items()})
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A product that takes no time, and one device: the mesh of eight would not divide two clips."""
+    monkeypatch.setattr(benchmark, "PRODUCT", 16)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def encoder_flops(sizes, clips):
+    """By hand: patches, per layer four projections, two products of attention and the MLP, then code and codebook."""
+    T, H, W = sizes.latent_frames(sizes.frames), sizes.height // sizes.patch[1], sizes.width // sizes.patch[2]
+    D, tokens, pixels = sizes.embed_dim, clips * T * H * W, sizes.patch[1] * sizes.patch[2] * 3
+    patches = 2 * clips * H * W * pixels * D * (1 + (T - 1) * sizes.patch[0])
+    layer = lambda reach: tokens * (4 * 2 * D * D + 2 * 2 * reach * D + 2 * 2 * D * sizes.mlp_dim)
+    code = 2 * tokens * sizes.code_dim
+    layers = sizes.spatial_layers * layer(H * W) + sizes.temporal_layers * layer(T)
+    return patches + layers, code * D, code * sizes.codebook_size
+
+
+@pytest.mark.parametrize("changes", [{}, {"tokenizer__unroll": False, "tokenizer__spatial_layers": 3}])
+def test_flops_are_those_counted_by_hand(changes):
+    resolved = config(batch_size=8, **changes)
+    transformer, projection, nearest = encoder_flops(tokenizer_config(resolved), 8)
+    counted = benchmark.matrix_flops(resolved)
+    assert counted["encode"] == pytest.approx(transformer + projection + nearest, rel=0.05)
+    assert counted["decode"] == pytest.approx(transformer + projection, rel=0.05)
+    # Backward costs twice as much again; the nearest code has no gradient.
+    assert counted["train"] == pytest.approx(3 * (2 * transformer + 2 * projection) + nearest, rel=0.05)
+
+
+def test_flops_of_scans_choices_and_convolutions():
+    a, image = jnp.ones((3, 3)), jnp.ones((1, 8, 8, 2))
+    count = lambda f, *args: benchmark.product_flops(jax.make_jaxpr(f)(*args).jaxpr)
+    product = 2 * 3 ** 3
+    assert count(lambda a: a @ a, a) == product
+    assert count(lambda a: jax.lax.scan(lambda x, _: (x @ x, None), a, None, length=5)[0], a) == 5 * product
+    assert count(lambda a: jax.lax.cond(a[0, 0] > 0, lambda: a @ a @ a, lambda: a @ a), a) == 2 * product
+    assert count(jax.jit(lambda a: jax.checkpoint(jnp.matmul)(a, a)), a) == product
+    kernel = jnp.ones((3, 3, 2, 5))
+    layout = ("NHWC", "HWIO", "NHWC")
+    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=layout)
+    assert count(convolve, image, kernel) == 2 * 8 * 8 * 5 * 3 * 3 * 2
+
+
+def interpreter(folder, answers: str) -> str:
+    """A program that takes the place of a Python interpreter with the peer."""
+    path = folder / "python"
+    path.write_text(f"#!{sys.executable}\nimport json, sys\nsizes = json.loads(sys.stdin.readline())\n{answers}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_a_tiny_run_beside_a_peer(tmp_path, capfd):
+    """Both take turns on one core; what is reported follows from what was measured."""
+    cores, report = os.sched_getaffinity(0), tmp_path / "new" / "report.json"
+    peer = interpreter(tmp_path, f"""
+import os
+assert len(os.sched_getaffinity(0)) == 1 and sizes["threads"] == 1 and sizes["embed_dim"] == 16
+print(json.dumps({{"parameters": 7, "versions": {{"theirs": "1"}}, "device": "it"}}), flush=True)
+log = open({str(tmp_path / 'log')!r}, "w")
+for line in sys.stdin:
+    do = json.loads(line)["do"]
+    log.write(do + " ")
+    log.flush()
+    slow = {{"train": 1e6, "encode": 2e6}}.get(do, 3e6)
+    answer = {{"peak_bytes": 10 ** 15}} if do == "memory" else {{"seconds": slow, "cpu_seconds": slow}}
+    print(json.dumps(answer), flush=True)
+""")
+    assert benchmark.main(config(), peer, 2, str(report)) == 0
+    out = capfd.readouterr().out
+    assert str(report) in out and "times as fast as the peer: train" in out
+    assert os.sched_getaffinity(0) == cores
+    asked = (tmp_path / "log").read_text().split()
+    assert asked == [*benchmark.CALLS, *(*benchmark.CALLS, "product") * 3, "memory"]
+
+    figures = json.loads(report.read_text())
+    assert figures["circumstances"]["rounds"] == 2 and figures["config"]["tokenizer"]["embed_dim"] == 16
+    ours = figures["ours"]
+    assert ours["tokens_per_clip"] == 2 * 2 * 2 and ours["parameters"] > 0
+    assert ours["memory"]["peak_bytes"] > 1e7
+    assert figures["ratios"]["memory"] == pytest.approx(1e15 / ours["memory"]["peak_bytes"])
+    for call, theirs in {"train": 1e6, "encode": 2e6, "decode": 3e6}.items():
+        row = ours[call]
+        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"] and row["cpu_seconds"] > 0
+        assert row["tokens_per_second"] == pytest.approx(2 * 8 / row["seconds"])
+        assert row["frames_per_second"] == pytest.approx(2 * 3 / row["seconds"])
+        assert row["share_of_peak"] == pytest.approx(
+            row["flops"] / row["seconds"] / ours["product"]["flops_per_second"])
+        assert row["first_seconds"] > 0 and figures["peer"][call]["seconds"] == theirs
+        assert figures["ratios"][call] == pytest.approx(theirs / row["seconds"])
+
+
+def one_sentence(capsys, *arguments: str) -> str:
+    assert main(["benchmark", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and err.startswith("phenaki: ")
+    return err
+
+
+def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
+    assert "'speed'" in one_sentence(capsys, "speed")
+    assert "--rounds=0" in one_sentence(capsys, "tokenizer", "--rounds=0")
+    assert ".json" in one_sentence(capsys, "tokenizer", "--report=figures.txt")
+    assert "generator" in one_sentence(capsys, "tokenizer", "--config=configs/quickstart.py:generator")
+    assert "has no argument 'x'" in one_sentence(capsys, "tokenizer", "--config=configs/benchmark.py:x")
+    missing = str(tmp_path / "python")
+    assert f"--peer={missing!r} cannot be run" in one_sentence(capsys, "tokenizer", f"--peer={missing}")
+    assert "'float32'" in one_sentence(capsys, "tokenizer", f"--peer={missing}", "--config.tokenizer.dtype=bfloat16")
+    assert "1024" in one_sentence(capsys, "tokenizer", f"--peer={missing}", "--config.tokenizer.mlp_dim=512")
+
+
+@pytest.mark.parametrize("answers, said", [
+    ("print(json.dumps({'error': 'no torch here'}))", "no torch here"),
+    ("sys.exit('broken build')", "broken build"),
+    ("", "ends at once"),
+])
+def test_a_peer_that_does_not_serve_is_named(tmp_path, monkeypatch, answers, said):
+    class Ours(benchmark.Side):  # saves the start of a process that is not what is tested
+        def __init__(self, command, sizes, environment, peer=None):
+            if peer:
+                super().__init__(command, sizes, environment, peer)
+
+        def __exit__(self, *_):
+            pass
+
+    peer = interpreter(tmp_path, answers)
+    with pytest.raises(UserError, match=f"--peer='{peer}' does not serve .*{said}.*phenaki-pytorch 0.5.0"):
+        monkeypatch.setattr(benchmark, "Side", Ours)
+        benchmark.measure(config(), peer, 1)
+
+
+def test_an_interpreter_without_the_package_is_told_so(tmp_path):
+    with pytest.raises(UserError, match="phenaki_pytorch"):
+        benchmark.Side([sys.executable, "-S", str(benchmark.PEER_PROGRAM)], {"threads": 1}, os.environ, sys.executable)
+
+
+def test_a_mistake_in_the_model_comes_back_from_its_process():
+    with pytest.raises(UserError, match="tokenizer.height=9"):
+        benchmark.measure(config(tokenizer__height=9), None, 1)
