@@ -9,7 +9,7 @@ trains and measures all of them; one alone:
 
 `conv` and `vit` see every frame alone: a VQ-GAN of convolutions and a ViT VQ-GAN. `conv_video` and `vit_video` are the
 same under the video loss (I3D) too, as are `cvivit`, the paper's tokenizer, and `modern`, which has the same layers,
-tokens and number of codes, but FSQ, QK norm and Muon; `modern_adamw` is that under the paper's optimizer.
+tokens and quantizer, but QK norm and Muon; `modern_adamw` is that under the paper's optimizer.
 
 The weights of the loss are the paper's (B.1), but at scale `cpu` there is no adversary, for a discriminator doubles the
 work, and the perceptual terms are taken at every fourth step, LPIPS of one frame a clip.
@@ -29,16 +29,14 @@ MODELS = {
         "conv": dict(patch=(1, 4, 4), spatial_layers=1, temporal_layers=0, stem=(48,), stem_frames=1),
         "vit": dict(patch=(1, 4, 4), spatial_layers=2, temporal_layers=0),
         "cvivit": dict(patch=(2, 4, 4), spatial_layers=1, temporal_layers=1),
-        "modern": dict(patch=(2, 4, 4), spatial_layers=1, temporal_layers=1,
-                       quantizer="fsq", levels=(4, 4, 4, 4), qk_norm=True),
+        "modern": dict(patch=(2, 4, 4), spatial_layers=1, temporal_layers=1, qk_norm=True),
     },
     "accelerator": {
         "conv": dict(patch=(1, 8, 8), spatial_layers=1, temporal_layers=0, stem=(64, 256, 256), stem_blocks=2,
                      stem_frames=1),
         "vit": dict(patch=(1, 8, 8), spatial_layers=8, temporal_layers=0),
         "cvivit": dict(patch=(2, 8, 8), spatial_layers=4, temporal_layers=4),
-        "modern": dict(patch=(2, 8, 8), spatial_layers=4, temporal_layers=4,
-                       quantizer="fsq", levels=(8, 8, 8, 8), qk_norm=True),
+        "modern": dict(patch=(2, 8, 8), spatial_layers=4, temporal_layers=4, qk_norm=True),
     },
 }
 NAMES = ("conv", "conv_video", "vit", "vit_video", "cvivit", "modern", "modern_adamw")
