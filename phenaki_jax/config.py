@@ -21,8 +21,7 @@ STAGES = ("tokenizer", "generator")
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
              "train.accumulate", "text.length")
 # Fields that a config may leave out, and what they are then.
-OPTIONAL = {"data.schedule": (), "train.accumulate": 1, "tokenizer.stem": (), "tokenizer.stem_blocks": 1,
-            "tokenizer.stem_frames": 3}
+OPTIONAL = {"data.schedule": (), "train.accumulate": 1}
 
 
 def load_config(source: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
