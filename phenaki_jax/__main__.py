@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     benchmark.add_argument("what", metavar="WHAT", help="tokenizer, or length: 600 frames beside 33")
     benchmark.add_argument("--config", default="configs/benchmark.py", metavar="FILE", help="also --config.FIELD=…")
     benchmark.add_argument("--peer", metavar="PYTHON", help="an interpreter with phenaki-pytorch: both, side by side")
-    benchmark.add_argument("--rounds", type=int, default=5, help="timed rounds of each; the median counts")
+    benchmark.add_argument("--rounds", type=int, help="timed rounds of each (default: 5); the median counts")
     benchmark.add_argument("--report", metavar="FILE", help="FILE.json, to which the figures go as well")
 
     doctor = verb("doctor", "What this machine has, and what a run suffers from.")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from phenaki_jax import config as configs
+from phenaki_jax import media
 from phenaki_jax.errors import UserError
 
 CALLS = ("train", "encode", "decode")
@@ -45,17 +46,32 @@ def main(config: Any, peer: str | None, rounds: int, report: str | None) -> int:
     """
     if rounds < 1:
         raise UserError(f"--rounds={rounds} has to be at least 1.")
-    if report is not None and Path(report).suffix != ".json":
-        raise UserError(f"--report={report!r} has to end in .json.")
+    check_report(report)
     if config.stage != "tokenizer":
         raise UserError(f"Config field 'stage' is {config.stage!r}; this benchmark needs a tokenizer's config.")
     figures = measure(config, peer, rounds)
     print(table(figures))
-    if report is not None:
-        Path(report).parent.mkdir(parents=True, exist_ok=True)
-        Path(report).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        print(report)
+    write_report(figures, report)
     return 0
+
+
+def check_report(report: str | None) -> None:
+    """Raises: UserError where a report's name is no FILE.json."""
+    if report is not None and Path(report).suffix != ".json":
+        raise UserError(f"--report={report!r} has to end in .json.")
+
+
+def write_report(figures: Mapping[str, Any], report: str | None) -> None:
+    """Writes figures to a report that is asked for, and says where."""
+    if report is not None:
+        media.write_text(Path(report), json.dumps(figures, indent=1) + "\n")
+        print(report)
+
+
+def child_environment() -> dict[str, str]:
+    """This process's, with the checkout where `python -m phenaki_jax…` finds it."""
+    path = os.pathsep.join(p for p in (str(configs.CHECKOUT), os.environ.get("PYTHONPATH", "")) if p)
+    return os.environ | {"PYTHONPATH": path}
 
 
 def measure(config: Any, peer: str | None, rounds: int) -> dict[str, Any]:
@@ -72,10 +88,9 @@ def measure(config: Any, peer: str | None, rounds: int) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if peer is not None:
             stack.enter_context(on_one_core())
-        environment = os.environ | (ONE_THREAD if peer is not None else {})
-        path = os.pathsep.join(p for p in (str(configs.CHECKOUT), environment.get("PYTHONPATH", "")) if p)
+        environment = child_environment() | (ONE_THREAD if peer is not None else {})
         ours = stack.enter_context(Side([sys.executable, "-m", "phenaki_jax.benchmark"], config.to_dict(),
-                                        environment | {"PYTHONPATH": path}))
+                                        environment))
         sides = {"ours": ours}
         if peer is not None:
             sides["peer"] = stack.enter_context(Side([peer, str(PEER_PROGRAM)], peer_sizes(config), environment, peer))
@@ -324,6 +339,7 @@ def matrix_flops(config: Any) -> dict[str, int]:
     import jax
 
     from phenaki_jax.models.build import make_tokenizer
+    from phenaki_jax.parallel import product_flops
     from phenaki_jax.training.state import abstract_state
 
     (stage, optimizer, mesh, step, shape), pure = training_step(config), make_tokenizer(config)
@@ -337,31 +353,6 @@ def matrix_flops(config: Any) -> dict[str, int]:
         run = lambda params, variables, x: getattr(pure.bind(params, variables), method)(x)
         traced[method] = jax.make_jaxpr(run)(stage.model_part(state.params), stage.model_part(state.variables), x)
     return {call: product_flops(program.jaxpr) for call, program in traced.items()}
-
-
-def product_flops(jaxpr: Any) -> int:
-    """Floating-point operations, 2 a multiplication and addition, of the matrix products and convolutions in a jaxpr.
-
-    A scan's body counts as often as it runs, a while loop's once (XLA's cost analysis counts either once), and of a
-    choice the dearest branch.
-    """
-    total = 0
-    for equation in jaxpr.eqns:
-        name, parameters = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = parameters["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
-        inner = [product_flops(getattr(value, "jaxpr", value)) for parameter in parameters.values()
-                 for value in (parameter if isinstance(parameter, (tuple, list)) else (parameter,))
-                 if hasattr(getattr(value, "jaxpr", value), "eqns")]
-        times = parameters["length"] if name == "scan" else 1
-        total += max(inner) if name == "cond" else times * sum(inner)
-    return total
 
 
 def serve() -> None:

@@ -129,8 +129,11 @@ def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
         raise UserError(f"{options.what!r} cannot be benchmarked; it is one of tokenizer, length.")
     config = configs.load_config(options.config, _typed(options.config, overrides))
     if options.what == "length":
+        for name in ("peer", "rounds"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name} is not for `phenaki benchmark length`, which measures each length once.")
         return long_video.main(config, options.report)
-    return program.main(config, options.peer, options.rounds, options.report)
+    return program.main(config, options.peer, 5 if options.rounds is None else options.rounds, options.report)
 
 
 def doctor(options: argparse.Namespace, overrides: Overrides) -> int:

@@ -1,8 +1,6 @@
 """`phenaki benchmark length`: what a video of 600 frames costs the tokenizer beside one of 33, in memory and time."""
 
 import json
-import os
-import resource
 import subprocess
 import sys
 import time
@@ -10,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from phenaki_jax import config as configs
-from phenaki_jax.errors import UserError
+from phenaki_jax.benchmark import check_report, child_environment, write_report
 
 LENGTHS = (33, 600)
 
@@ -22,25 +20,20 @@ def main(config: Any, report: str | None, lengths: Sequence[int] = LENGTHS) -> i
       config: a resolved config with a section `tokenizer`; its weights are random.
       report: FILE.json, or None.
     """
-    if report is not None and not report.endswith(".json"):
-        raise UserError(f"--report={report!r} has to end in .json.")
+    check_report(report)
     rows = [_in_a_process(config, frames) for frames in lengths]
     for row in rows:
         print(f"{row['frames']:4} frames of {row['height']} x {row['width']}: peak {row['peak_bytes'] / 1e6:.0f} MB, "
               f"encode {row['encode_seconds']:.2f} s, decode {row['decode_seconds']:.2f} s, compiling included")
     share = rows[-1]["peak_bytes"] / rows[0]["peak_bytes"]
     print(f"{rows[-1]['frames']} frames take {share:.3f} times the memory of {rows[0]['frames']}")
-    if report is not None:
-        with open(report, "w", encoding="utf-8") as file:
-            json.dump({"lengths": rows, "memory_ratio": share, "tokenizer": config.tokenizer.to_dict()}, file, indent=1)
-        print(report)
+    write_report({"lengths": rows, "memory_ratio": share, "tokenizer": config.tokenizer.to_dict()}, report)
     return 0
 
 
 def _in_a_process(config: Any, frames: int) -> dict[str, Any]:
-    path = os.pathsep.join(p for p in (str(configs.CHECKOUT), os.environ.get("PYTHONPATH", "")) if p)
     run = subprocess.run([sys.executable, "-m", "phenaki_jax.long_video", str(frames)], input=configs.to_json(config),
-                         text=True, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path})
+                         text=True, stdout=subprocess.PIPE, env=child_environment())
     if run.returncode:
         raise RuntimeError(f"measuring {frames} frames ended with exit code {run.returncode}")
     return json.loads(run.stdout.splitlines()[-1])
@@ -50,6 +43,7 @@ def measure(config: Any, frames: int) -> dict[str, Any]:
     """One random video through a tokenizer with random weights; peak_bytes is this process's since its start."""
     import numpy as np
 
+    from phenaki_jax.evaluation.report import peak_memory_gb
     from phenaki_jax.pipeline import create_tokenizer
 
     tokenizer, sizes = create_tokenizer(config), config.tokenizer
@@ -59,10 +53,9 @@ def measure(config: Any, frames: int) -> dict[str, Any]:
     encoded = time.monotonic()
     np.asarray(tokenizer.decode(tokens, frames))
     decoded = time.monotonic()
-    unit = 1 if sys.platform == "darwin" else 1024
     return {"frames": frames, "height": sizes.height, "width": sizes.width, "encode_seconds": encoded - begin,
             "decode_seconds": decoded - encoded,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+            "peak_bytes": round(1e9 * peak_memory_gb())}
 
 
 if __name__ == "__main__":

@@ -10,21 +10,21 @@ import hashlib
 import importlib.metadata
 import io
 import pickle
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from phenaki_jax.errors import UserError
 
 Tree = Any
 
-_INSTALL = "pip install 'phenaki_jax[metrics]'"
-
 
 @dataclasses.dataclass(frozen=True)
 class PackagedFile:
-    """A data file of an installed distribution; `path` counts from the folder that it is installed in."""
+    """A data file of an installed distribution, which `extra` brings; `path` counts from where it is installed."""
     distribution: str
     path: str
     sha256: str
+    extra: ClassVar[str] = "metrics"
 
 
 # Inflated Inception v1, Kinetics-400, RGB: equal to DeepMind's rgb_scratch (github.com/google-deepmind/kinetics-i3d).
@@ -42,13 +42,13 @@ def read_i3d() -> Tree:
     Raises:
       UserError: the package is missing or its file is another one.
     """
-    return unpickle_arrays(packaged_bytes(I3D))
+    return unpickle_arrays(packaged_path(I3D).read_bytes())
 
 
 @functools.cache
 def read_lpips() -> Tree:
     """VGG16 and its LPIPS heads, for `models.perceptual.lpips_params`: 31 float32 arrays. Else as `read_i3d`."""
-    return unpickle_arrays(packaged_bytes(LPIPS_VGG16))
+    return unpickle_arrays(packaged_path(LPIPS_VGG16).read_bytes())
 
 
 def installed(file: PackagedFile) -> bool:
@@ -59,18 +59,18 @@ def installed(file: PackagedFile) -> bool:
         return False
 
 
-def packaged_bytes(file: PackagedFile) -> bytes:
-    """The file's content. Raises: UserError where it is missing or its SHA-256 is another."""
+def packaged_path(file: PackagedFile) -> Path:
+    """Where the file lies. Raises: UserError where it is missing or its SHA-256 is another."""
+    install = f"pip install 'phenaki_jax[{file.extra}]'"
     try:
-        with open(importlib.metadata.distribution(file.distribution).locate_file(file.path), "rb") as stream:
-            content = stream.read()
+        path = Path(importlib.metadata.distribution(file.distribution).locate_file(file.path))
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
     except (importlib.metadata.PackageNotFoundError, FileNotFoundError) as error:
-        raise UserError(f"{file.path} of the package {file.distribution} is not installed; {_INSTALL}") from error
-    found = hashlib.sha256(content).hexdigest()
+        raise UserError(f"{file.path} of the package {file.distribution} is not installed; {install}") from error
     if found != file.sha256:
         raise UserError(f"{file.path} of the package {file.distribution} has the SHA-256 {found}, not {file.sha256}; "
-                        f"pip uninstall {file.distribution}, then {_INSTALL}")
-    return content
+                        f"pip uninstall {file.distribution}, then {install}")
+    return path
 
 
 class _ArrayUnpickler(pickle.Unpickler):

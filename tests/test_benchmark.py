@@ -14,6 +14,7 @@ from phenaki_jax.__main__ import main
 from phenaki_jax.config import load_config
 from phenaki_jax.errors import UserError
 from phenaki_jax.models.build import tokenizer_config
+from phenaki_jax.parallel import product_flops
 
 TINY = {"tokenizer.frames": 3, "tokenizer.height": 8, "tokenizer.width": 8, "tokenizer.patch": (2, 4, 4),
         "tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 64, "tokenizer.spatial_layers": 1,
@@ -55,7 +56,7 @@ def test_flops_are_those_counted_by_hand(changes):
 
 def test_flops_of_scans_choices_and_convolutions():
     a, image = jnp.ones((3, 3)), jnp.ones((1, 8, 8, 2))
-    count = lambda f, *args: benchmark.product_flops(jax.make_jaxpr(f)(*args).jaxpr)
+    count = lambda f, *args: product_flops(jax.make_jaxpr(f)(*args).jaxpr)
     product = 2 * 3 ** 3
     assert count(lambda a: a @ a, a) == product
     assert count(lambda a: jax.lax.scan(lambda x, _: (x @ x, None), a, None, length=5)[0], a) == 5 * product

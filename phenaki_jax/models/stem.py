@@ -8,9 +8,9 @@ import jax
 from flax import nnx
 
 from phenaki_jax.layers.attention import kernel, project
-from phenaki_jax.layers.convolution import ResidualBlock
+from phenaki_jax.layers.convolution import ResidualBlocks
 
-Past = tuple  # for each block the pasts of its convolutions
+Past = tuple  # for each level the pasts of its convolutions
 
 
 def to_patches(video_BFYXC: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
@@ -47,17 +47,14 @@ class Stem(nnx.Module):
         self.cuts = cells(config)
         inputs = [py * px * channels for (_, py, px), channels in zip(self.cuts, (3, *config.stem))]
         self.embeds = nnx.List([kernel(rngs, (i, o), (None, "embed")) for i, o in zip(inputs, config.stem)])
-        self.blocks = nnx.List([ResidualBlock(config.stem_frames, channels, rngs=rngs)
-                                for channels in config.stem for _ in range(config.stem_blocks)])
+        self.levels = _levels(config, config.stem, rngs)
 
     def __call__(self, x_BFYXC: jax.Array, past: Past | None = None) -> tuple[jax.Array, Past]:
-        blocks, present = iter(zip(self.blocks, past or ((None, None),) * len(self.blocks))), []
-        for cut, embed in zip(self.cuts, self.embeds):
-            x_BFYXC = project(to_patches(x_BFYXC, cut), embed)
-            for _ in range(len(self.blocks) // len(self.cuts)):
-                block, before = next(blocks)
-                x_BFYXC, after = block(x_BFYXC, before)
-                present.append(after)
+        """past: what the stretch before returned, None at a video's start."""
+        present = []
+        for level, (cut, embed, blocks) in enumerate(zip(self.cuts, self.embeds, self.levels)):
+            x_BFYXC, after = blocks(project(to_patches(x_BFYXC, cut), embed), past and past[level])
+            present.append(after)
         return x_BFYXC, tuple(present)
 
 
@@ -67,18 +64,20 @@ class Head(nnx.Module):
     def __init__(self, config, *, rngs: nnx.Rngs):
         self.cuts = cells(config)[::-1]
         outputs = [py * px * channels for (_, py, px), channels in zip(self.cuts, (3, *config.stem)[-2::-1])]
-        self.blocks = nnx.List([ResidualBlock(config.stem_frames, channels, rngs=rngs)
-                                for channels in config.stem[::-1] for _ in range(config.stem_blocks)])
+        self.levels = _levels(config, config.stem[::-1], rngs)
         self.embeds = nnx.List([kernel(rngs, (i, o), ("embed", None)) for i, o in zip(config.stem[::-1], outputs)])
 
     def __call__(self, x_BFYXC: jax.Array, past: Past | None = None) -> tuple[jax.Array, Past]:
-        blocks, present = iter(zip(self.blocks, past or ((None, None),) * len(self.blocks))), []
-        for level, (cut, embed) in enumerate(zip(self.cuts, self.embeds), 1):
-            for _ in range(len(self.blocks) // len(self.cuts)):
-                block, before = next(blocks)
-                x_BFYXC, after = block(x_BFYXC, before)
-                present.append(after)
+        """past: what the stretch before returned, None at a video's start."""
+        present = []
+        for level, (cut, embed, blocks) in enumerate(zip(self.cuts, self.embeds, self.levels), 1):
+            x_BFYXC, after = blocks(x_BFYXC, past and past[level - 1])
+            present.append(after)
             if level == len(self.cuts):
                 x_BFYXC = x_BFYXC.astype("float32")
             x_BFYXC = from_patches(project(x_BFYXC, embed), cut)
         return x_BFYXC, tuple(present)
+
+
+def _levels(config, channels: tuple[int, ...], rngs: nnx.Rngs) -> nnx.List:
+    return nnx.List([ResidualBlocks(config.stem_blocks, config.stem_frames, count, rngs=rngs) for count in channels])

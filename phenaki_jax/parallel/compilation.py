@@ -1,8 +1,10 @@
-"""Compiled programs, kept between runs, and what compiling leaves behind."""
+"""Compiled programs: kept between runs, what compiling leaves behind, and what they compute."""
 
 import contextlib
 import ctypes
+import math
 import os
+from typing import Any
 
 import jax
 
@@ -17,3 +19,28 @@ def free_unused_memory() -> None:
     """Hands freed memory back to the system, where glibc is the C library; a compiler leaves much of it behind."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def product_flops(jaxpr: Any) -> int:
+    """Floating-point operations, 2 a multiplication and addition, of the matrix products and convolutions in a jaxpr.
+
+    A scan's body counts as often as it runs, a while loop's once (XLA's cost analysis counts either once), and of a
+    choice the dearest branch.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
+        inner = [product_flops(getattr(value, "jaxpr", value)) for parameter in parameters.values()
+                 for value in (parameter if isinstance(parameter, (tuple, list)) else (parameter,))
+                 if hasattr(getattr(value, "jaxpr", value), "eqns")]
+        times = parameters["length"] if name == "scan" else 1
+        total += max(inner) if name == "cond" else times * sum(inner)
+    return total

