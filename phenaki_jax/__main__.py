@@ -74,7 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--samples", type=int, help="how many of each (default: as the quickstart)")
     add_sampler(evaluate)
 
-    reproduce = verb("reproduce", "Train and measure what a table of the paper compares, in small; resumes.")
+    reproduce = verb("reproduce", "Train and measure what a table of the paper compares, in small; resumes. "
+                     "--config.FIELD=VALUE changes all of its models.")
     reproduce.add_argument("table", metavar="TABLE", help="table3: the tokenizers")
     reproduce.add_argument("--workdir", metavar="DIR", help="(default: runs/TABLE)")
     reproduce.add_argument("--scale", default="cpu", help="cpu (under an hour on two cores) or accelerator")
@@ -95,7 +96,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     """The options, and the texts of --config.FIELD=VALUE by field. Raises: UserError for what is neither."""
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
-    takes_config = hasattr(options, "config")
+    takes_config = hasattr(options, "config") or options.verb == "reproduce"
     overrides: dict[str, str] = {}
     rest = list(rest)
     while rest:

@@ -118,7 +118,8 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
 def reproduce(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import reproduce as program
 
-    return program.main(options.table, options.workdir, options.scale)
+    typed = _typed(f"configs/{options.table}.py", overrides)
+    return program.main(options.table, options.workdir, options.scale, overrides=typed)
 
 
 def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:

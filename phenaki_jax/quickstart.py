@@ -1,6 +1,5 @@
 """From nothing to a told story: data, tokenizer, generator, story, evaluation; each step is skipped once it is done."""
 
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -8,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from phenaki_jax import config as configs
 from phenaki_jax import media, pictures
 from phenaki_jax.errors import UserError
+from phenaki_jax.ledger import Ledger
 
 WORLD = "data.sprite_stories"  # the data set whose captions are facts; it builds on this package, not this on it
 SEED = 0
@@ -58,7 +58,7 @@ def main(workdir: str | os.PathLike = "runs/quickstart", config_path: str = "con
     workdir = pathlib.Path(workdir)
     stages = {stage: _stage_config(config_path, stage, workdir, overrides) for stage in ("tokenizer", "generator")}
     fps = float(stages["generator"].data.fps)
-    ledger = Ledger(workdir)
+    ledger = Ledger(workdir / "quickstart.json")
     began = time.monotonic()
 
     _heading(1, "data", workdir / "data")
@@ -144,60 +144,6 @@ def prepare(stages) -> None:
     from phenaki_jax.input import loader  # brings TensorFlow
     for config in stages:
         loader.prepare_run(config)
-
-
-# ------------------------------------------------------------------------------------------------- the ledger
-
-class Ledger:
-    """What is done and how long it took, in workdir/quickstart.json, so that both outlast a restart."""
-
-    def __init__(self, workdir: str | os.PathLike):
-        self.path = pathlib.Path(workdir) / "quickstart.json"
-        self.book: dict = {"seconds": {}, "done": {}, "peak_gb": 0.0, "running": None}
-        with contextlib.suppress(OSError, ValueError):
-            self.book |= json.loads(self.path.read_text())
-        if self.book["running"]:  # killed in the midst of a step: its time counts up to its last sign of life
-            step, start, folder = self.book["running"]
-            signs = [p.stat().st_mtime for p in pathlib.Path(folder).rglob("*")] if folder else []
-            self._add(step, max([0.0, *(s - start for s in signs)]))
-
-    def _add(self, step: str, seconds: float) -> None:
-        from phenaki_jax.evaluation.report import peak_memory_gb
-        self.book["seconds"][step] = self.book["seconds"].get(step, 0.0) + seconds
-        self.book["peak_gb"] = max(self.book["peak_gb"], peak_memory_gb())
-        self.book["running"] = None
-        self._write()
-
-    def _write(self) -> None:
-        media.write_text(self.path, json.dumps(self.book, indent=1) + "\n")
-
-    @contextlib.contextmanager
-    def timed(self, step: str, folder: os.PathLike | None = None) -> Iterator[None]:
-        """Adds the time that passes to the step's; `folder` is where a killed step leaves its signs of life."""
-        begin = time.monotonic()
-        self.book["running"] = [step, time.time(), str(folder) if folder else None]
-        self._write()
-        try:
-            yield
-        finally:
-            self._add(step, time.monotonic() - begin)
-
-    def done(self, step: str, made_by: Mapping) -> None:
-        """Notes that a step is done and what its results were made by."""
-        self.book["done"][step] = dict(made_by)
-        self._write()
-
-    def is_done(self, step: str, made_by: Mapping, files: list[pathlib.Path]) -> bool:
-        """Whether the files are there and were made by just that."""
-        return self.book["done"].get(step) == json.loads(json.dumps(made_by)) and all(f.is_file() for f in files)
-
-    @property
-    def seconds(self) -> float:
-        return sum(self.book["seconds"].values())
-
-    @property
-    def peak_gb(self) -> float:
-        return self.book["peak_gb"]
 
 
 # ------------------------------------------------------------------------------------------------- story and samples

@@ -8,8 +8,7 @@ import json
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from phenaki_jax import config as configs
 from phenaki_jax import evaluation, media, pictures, weights
 from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation.features import FEWEST_CLIPS
+from phenaki_jax.ledger import Ledger
 from phenaki_jax.training import loop
 from phenaki_jax.training.checkpoints import checkpoint_steps
 from phenaki_jax.training.metrics import count_parameters
@@ -32,7 +32,7 @@ MODELS = {
     "vit_video": ("ViT VQ-GAN, video loss", (3.8, 173.1, 2560)),
     "cvivit": ("C-ViViT", (4.5, 65.78, 1536)),
     "modern": ("modern preset", None),
-    "modern_adamw": ("modern preset, paper's optimizer", None),
+    "paper": ("C-ViViT, paper's optimizer", None),
 }
 QUALITY = ("psnr", "ssim", "lpips")
 BASELINES = ("conv", "conv_video", "vit", "vit_video")
@@ -86,24 +86,24 @@ def main(table: str, workdir: str | os.PathLike | None = None, scale: str = "cpu
     workdir = pathlib.Path(workdir or f"runs/{table}")
     sizes = sizes or SCALES[scale]
     runs = {name: _config(f"configs/{table}.py:{name},{scale}", workdir, overrides) for name in sizes.models}
-    times = Times(workdir / "times.json")
+    ledger = Ledger(workdir / "ledger.json")
 
     _heading("data", workdir / "data")
-    with times.timed("data"):
+    with ledger.timed("data"):
         clips = held_out(runs["cvivit"], sizes)
     _heading("real clips against each other", workdir / "features")
-    with times.timed("real clips"):
+    with ledger.timed("real clips"):
         controls = measure_controls(clips, workdir / "features")
     print(f"  FVD: {_figures(controls, controls)}", flush=True)
 
     models = {}
     for name, config in runs.items():
         _heading(MODELS[name][0], workdir / name)
-        with times.timed(f"{name}: training"):
+        with ledger.timed(f"{name}: training", workdir / name):
             result = loop.train(config, workdir / name)
         if not result.finished:
             return STOPPED
-        with times.timed(f"{name}: measuring"):
+        with ledger.timed(f"{name}: measuring"):
             models[name] = measure(config, workdir / name, clips, sizes, workdir / "features")
         print(f"  {_figures(models[name], ('tokens', *QUALITY, 'fvd'))}", flush=True)
 
@@ -113,14 +113,14 @@ def main(table: str, workdir: str | os.PathLike | None = None, scale: str = "cpu
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "scale": scale, "seed": SEED,
         "steps": int(runs["cvivit"].train.steps), "batch_size": int(runs["cvivit"].batch_size),
         "mixture": runs["cvivit"].data.mixture, "fvd": evaluation.FVD_PROTOCOL,
-        "minutes": {part: seconds / 60 for part, seconds in times.book.items()}}
+        "minutes": {part: seconds / 60 for part, seconds in ledger.book["seconds"].items()}}
     show(workdir, clips, sizes)
     media.write_text(workdir / "report.json", json.dumps(measured, indent=1) + "\n")
     media.write_text(workdir / "report.md", report(measured))
     _heading("report", workdir / "report.md")
     for row in measured["directions"]:
         print(f"  {row['what']}: {row['measured']} (asked {row['bar']}, {_VERDICT[row['met']]})")
-    print(f"\nDone: {sum(times.book.values()) / 60:.1f} minutes of work in all.")
+    print(f"\nDone: {ledger.seconds / 60:.1f} minutes of work in all.")
     for file in ("report.md", "report.json", "samples.png"):
         print(f"  {workdir / file}")
     return 0
@@ -140,37 +140,22 @@ def _config(source: str, workdir: pathlib.Path, overrides: Mapping[str, Any] | N
     return config
 
 
-class Times:
-    """Seconds of each part, in a file, so that they add up over restarts; a killed part counts from its next start."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path, self.book = path, {}
-        with contextlib.suppress(OSError, ValueError):
-            self.book = json.loads(path.read_text())
-
-    @contextlib.contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self.book[part] = self.book.get(part, 0.0) + time.monotonic() - begin
-            media.write_text(self.path, json.dumps(self.book, indent=1) + "\n")
-
-
 # ------------------------------------------------------------------------------------------------- held-out clips
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
-    """Held-out clips, uint8 [N, F, Y, X, 3]; `other`: as many others, from `other_split`; `films`: by source."""
+    """Held-out clips, uint8 [N, F, Y, X, 3]; `other`: as many others, from `other_split`; `films`: by source, or {} and
+    in `no_films` why."""
     real: np.ndarray
     other: np.ndarray
     other_split: str
     films: Mapping[str, np.ndarray]
+    no_films: str = ""
 
     def counts(self) -> dict:
         """How many there are, for the report."""
         return {"sprites": len(self.real), "other": len(self.other), "other_split": self.other_split,
+                "no_films": self.no_films,
                 "films": {source: len(clips) for source, clips in self.films.items()}}
 
     def digest(self) -> str:
@@ -198,12 +183,15 @@ def held_out(config: Any, sizes: Scale) -> Clips:
     if len(rest) < len(first):
         rest, other_split = read(sizes.task, data.split, len(first)), data.split
     films: dict[str, list] = {}
+    no_films = ""
     try:
         for record in read(sizes.film_task, data.eval_split, sizes.film_clips):
             films.setdefault(record["source"], []).append(record)
     except UserError as error:
-        print(f"  The report will have no part on real clips: {error}")
-    return Clips(stack(first), stack(rest), other_split, {name: stack(group) for name, group in films.items()})
+        no_films = str(error)
+        print(f"  The report will have no part on real clips: {no_films}")
+    return Clips(stack(first), stack(rest), other_split, {name: stack(group) for name, group in films.items()},
+                 no_films)
 
 
 def _digest(*parts: Any) -> str:
@@ -320,7 +308,8 @@ def directions(models: Mapping[str, Mapping]) -> list[dict]:
     for other in BASELINES:
         compare(f"C-ViViT: FVD against {MODELS[other][0]}", "cvivit", other, "fvd")
     for key, title, higher in (("psnr", "PSNR", True), ("lpips", "LPIPS", False), ("fvd", "FVD", False)):
-        compare(f"modern preset: {title} against C-ViViT", "modern", "cvivit", key, higher)
+        for other in ("paper", "cvivit"):
+            compare(f"modern preset: {title} against {MODELS[other][0]}", "modern", other, key, higher)
     return rows
 
 
@@ -351,13 +340,14 @@ def report(measured: Mapping) -> str:
         "- The paper's figures are of Moments in Time, 10 frames of 128 x 128: only their order can be compared.", "",
         "## Directions", "", _row(["what", "asked", "measured", ""]), _row(["---"] * 4)]
     lines += [_row([row["what"], row["bar"], row["measured"], _VERDICT[row["met"]]]) for row in measured["directions"]]
-    lines += ["", "## Real clips", "", *_film_table(models, counts["films"]), "", "## Circumstances", ""]
+    lines += ["", "## Real clips", "", *_film_table(models, counts), "", "## Circumstances", ""]
     return "\n".join(lines + [f"- {name}: {_words(value)}" for name, value in how.items()]) + "\n"
 
 
-def _film_table(models: Mapping[str, Mapping], films: Mapping[str, int]) -> list[str]:
+def _film_table(models: Mapping[str, Mapping], counts: Mapping) -> list[str]:
+    films = counts["films"]
     if not films:
-        return ["Not measured: the films are not installed (pip install 'phenaki_jax[clips]')."]
+        return [f"Not measured: {counts['no_films']}"]
     lines = ["PSNR / SSIM / LPIPS of held-out clips of films that no model has seen and nothing was tuned on.", "",
              _row(["model", *(f"{source} ({count})" for source, count in films.items())]),
              _row(["---"] * (1 + len(films)))]

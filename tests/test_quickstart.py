@@ -1,8 +1,6 @@
-"""The quickstart's parts that need no training: its ledger, and that what it asks for is what it says."""
+"""The quickstart's parts that need no training: what it asks for is what it says."""
 
 import json
-import os
-import time
 import types
 
 import numpy as np
@@ -123,36 +121,6 @@ def test_the_story_and_the_samples_are_written(tmp_path):
     picture = media.read_image(tmp_path / "samples.png")
     for fact in facts:
         assert (picture == sprite_world.BACKGROUNDS[fact["background"]]).all(-1).sum() > 1000
-
-
-def test_the_ledger_outlasts_a_restart(tmp_path):
-    ledger = quickstart.Ledger(tmp_path)
-    with ledger.timed("data"):
-        time.sleep(0.05)
-    with pytest.raises(KeyboardInterrupt), ledger.timed("tokenizer"):
-        raise KeyboardInterrupt
-    with quickstart.Ledger(tmp_path).timed("data"):
-        time.sleep(0.05)
-    again = quickstart.Ledger(tmp_path)
-    assert 0.1 <= again.book["seconds"]["data"] < 5 and "tokenizer" in again.book["seconds"] and again.peak_gb > 0.01
-    file = tmp_path / "story.gif"
-    again.done("story", {"generator": 10})
-    assert not again.is_done("story", {"generator": 10}, [file])
-    file.write_text("")
-    assert quickstart.Ledger(tmp_path).is_done("story", {"generator": 10}, [file])
-    assert not quickstart.Ledger(tmp_path).is_done("story", {"generator": 20}, [file])
-
-
-def test_a_killed_step_counts_up_to_its_last_sign_of_life(tmp_path):
-    run = tmp_path / "tokenizer"
-    run.mkdir()
-    start = time.time() - 500
-    (tmp_path / "quickstart.json").write_text(json.dumps({"running": ["tokenizer", start, str(run)]}))
-    (run / "metrics.jsonl").write_text("{}")
-    os.utime(run / "metrics.jsonl", (start + 120, start + 120))
-    ledger = quickstart.Ledger(tmp_path)
-    assert ledger.seconds == pytest.approx(120, abs=0.01) and ledger.book["running"] is None
-    assert quickstart.Ledger(tmp_path).seconds == pytest.approx(120, abs=0.01)
 
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):
