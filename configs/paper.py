@@ -84,6 +84,7 @@ def _base() -> ConfigDict:
         "unroll": False,
         "remat": False,
         "dtype": "bfloat16",
+        "matmul_precision": "default",
     })
     config.loss = ConfigDict({  # 2.1 and B.1: L_VQ + 0.1 L_Adv + 0.1 L_IP + 1.0 L_VP + 1.0 L_2
         "l2": 1.0,

@@ -59,6 +59,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "unroll": True,
         "remat": False,
         "dtype": "float32",
+        "matmul_precision": "default",
     })
     # Pixels alone: perceptual and adversarial terms want minutes more, and the extra `metrics`.
     config.loss = ConfigDict({

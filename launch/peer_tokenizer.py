@@ -55,6 +55,7 @@ class Peer:
         side = sizes["product"]
         self.factors = torch.randn(side, side), torch.randn(side, side)
         self.tokens = None
+        self.autocast = sizes["autocast"]
 
     def facts(self):
         versions = {name: importlib.metadata.version(name) for name in ("phenaki-pytorch", "torch")}
@@ -64,17 +65,22 @@ class Peer:
     def train(self):
         self.model.train()
         self.optimizer.zero_grad()
-        self.model(self.video).backward()
+        with self.precision():
+            loss = self.model(self.video)
+        loss.backward()
         self.optimizer.step()
 
     def encode(self):
         self.model.eval()
-        with self.torch.inference_mode():
+        with self.torch.inference_mode(), self.precision():
             self.tokens = self.model(self.video, return_only_codebook_ids=True)
 
     def decode(self):
-        with self.torch.inference_mode():
+        with self.torch.inference_mode(), self.precision():
             self.model.decode_from_codebook_indices(self.tokens.reshape(len(self.tokens), -1))
+
+    def precision(self):
+        return self.torch.autocast("cpu", self.torch.bfloat16, enabled=self.autocast)
 
     def product(self):
         self.torch.mm(*self.factors)

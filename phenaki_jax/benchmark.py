@@ -28,6 +28,7 @@ PEER_PROGRAM = configs.CHECKOUT / "launch" / "peer_tokenizer.py"
 PEER_NEEDS = "an interpreter with torch and phenaki-pytorch 0.5.0 (docs/benchmarks.md)"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu",
               "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
+PEERS = {"peer": "phenaki-pytorch", "peer_autocast": "phenaki-pytorch, bfloat16 autocast"}
 # What phenaki-pytorch's model and step have, without a choice.
 PEER_HAS = {"tokenizer.quantizer": "vq", "tokenizer.dtype": "float32", "tokenizer.stem": (), "optimizer.name": "adamw",
             "loss.image_perceptual": 0.0, "loss.video_perceptual": 0.0, "loss.adversarial": 0.0, "train.accumulate": 1}
@@ -78,7 +79,8 @@ def measure(config: Any, peer: str | None, rounds: int) -> dict[str, Any]:
     """Figures of each side, {"ours": ..., "peer": ..., "ratios": ..., "circumstances": ..., "config": ...}.
 
     A side has `parameters`, `memory` (peak_bytes of its process, compiling included) and, for each of CALLS, what
-    `figures_of` gives; `ratios` are the peer's median time over ours, and its memory over ours.
+    `figures_of` gives. A peer is there twice, as it comes and under torch's autocast to bfloat16 (peer_autocast);
+    "ratios" has `ratios` of each.
     """
     from phenaki_jax.evaluation.report import circumstances
 
@@ -93,7 +95,9 @@ def measure(config: Any, peer: str | None, rounds: int) -> dict[str, Any]:
                                         environment))
         sides = {"ours": ours}
         if peer is not None:
-            sides["peer"] = stack.enter_context(Side([peer, str(PEER_PROGRAM)], peer_sizes(config), environment, peer))
+            for name in PEERS:
+                sizes = peer_sizes(config) | {"autocast": name == "peer_autocast"}
+                sides[name] = stack.enter_context(Side([peer, str(PEER_PROGRAM)], sizes, environment, peer))
         first = {name: {call: side.ask(call)["seconds"] for call in CALLS} for name, side in sides.items()}
         times: dict[str, dict[str, list]] = {name: {call: [] for call in (*CALLS, "product")} for name in sides}
         for index in range(rounds + 1):
@@ -115,11 +119,7 @@ def measure(config: Any, peer: str | None, rounds: int) -> dict[str, Any]:
             if "flops_per_second" in values:
                 values["share_of_peak"] = values["flops_per_second"] / product["flops_per_second"]
         figures[name] = side.facts | {"memory": memory[name], "product": product} | calls
-    if peer is not None:
-        mine, theirs = figures["ours"], figures["peer"]
-        figures["ratios"] = {call: theirs[call]["seconds"] / mine[call]["seconds"] for call in CALLS}
-        figures["cpu_ratios"] = {call: theirs[call]["cpu_seconds"] / mine[call]["cpu_seconds"] for call in CALLS}
-        figures["ratios"]["memory"] = theirs["memory"]["peak_bytes"] / mine["memory"]["peak_bytes"]
+    figures["ratios"] = {name: ratios(figures[name], figures["ours"]) for name in sides if name in PEERS}
     how["load"].append(os.getloadavg()[0])
     return figures | {"circumstances": how, "config": config.to_dict()}
 
@@ -140,10 +140,17 @@ def figures_of(answers: list[dict], flops: float | None, tokens: int = 0, frames
     return result
 
 
+def ratios(peer: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The peer's median times over ours, its memory over ours and, in `cpu`, its CPU times over ours."""
+    return ({call: peer[call]["seconds"] / ours[call]["seconds"] for call in CALLS}
+            | {"memory": peer["memory"]["peak_bytes"] / ours["memory"]["peak_bytes"],
+               "cpu": {call: peer[call]["cpu_seconds"] / ours[call]["cpu_seconds"] for call in CALLS}})
+
+
 def table(figures: Mapping[str, Any]) -> str:
     """The figures as text, a row a call of each side."""
     lines = []
-    names = {"ours": "phenaki_jax", "peer": "phenaki-pytorch"}
+    names = {"ours": "phenaki_jax"} | PEERS
     for side in (name for name in names if name in figures):
         part = figures[side]
         versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
@@ -159,11 +166,10 @@ def table(figures: Mapping[str, Any]) -> str:
         memory = ", ".join(f"{what.removesuffix('_bytes')} {n / 1e9:.2f} GB" for what, n in part["memory"].items())
         peak = part["product"]["flops_per_second"] / 1e9
         lines.append(f"  matrix-product peak {peak:,.0f} GFLOP/s ({PRODUCT}³, float32); memory: {memory}")
-    if "ratios" in figures:
-        wall, cpu = figures["ratios"], figures["cpu_ratios"]
-        lines.append("times as fast as the peer: " + ", ".join(
-            f"{call} {wall[call]:.2f} (by CPU time {cpu[call]:.2f})" for call in CALLS))
-        lines.append(f"peer's memory over ours: {wall['memory']:.2f}")
+    for name, ratio in figures["ratios"].items():
+        lines.append(f"times as fast as {names[name]}: " + ", ".join(
+            f"{call} {ratio[call]:.2f} (by CPU time {ratio['cpu'][call]:.2f})" for call in CALLS)
+            + f"; its memory over ours: {ratio['memory']:.2f}")
     return "\n".join(lines)
 
 

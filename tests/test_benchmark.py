@@ -82,29 +82,31 @@ def test_a_tiny_run_beside_a_peer(tmp_path, capfd):
     peer = interpreter(tmp_path, f"""
 import os
 assert len(os.sched_getaffinity(0)) == 1 and sizes["threads"] == 1 and sizes["embed_dim"] == 16
+slower = 2.0 if sizes["autocast"] else 1.0
 print(json.dumps({{"parameters": 7, "versions": {{"theirs": "1"}}, "device": "it"}}), flush=True)
-log = open({str(tmp_path / 'log')!r}, "w")
+log = open({str(tmp_path / 'log')!r} + str(sizes["autocast"]), "w")
 for line in sys.stdin:
     do = json.loads(line)["do"]
     log.write(do + " ")
     log.flush()
-    slow = {{"train": 1e6, "encode": 2e6}}.get(do, 3e6)
+    slow = slower * {{"train": 1e6, "encode": 2e6}}.get(do, 3e6)
     answer = {{"peak_bytes": 10 ** 15}} if do == "memory" else {{"seconds": slow, "cpu_seconds": slow}}
     print(json.dumps(answer), flush=True)
 """)
     assert benchmark.main(config(), peer, 2, str(report)) == 0
     out = capfd.readouterr().out
-    assert str(report) in out and "times as fast as the peer: train" in out
+    assert str(report) in out and "times as fast as phenaki-pytorch: train" in out and "16 autocast: train" in out
     assert os.sched_getaffinity(0) == cores
-    asked = (tmp_path / "log").read_text().split()
-    assert asked == [*benchmark.CALLS, *(*benchmark.CALLS, "product") * 3, "memory"]
+    for peer in ("logFalse", "logTrue"):
+        asked = (tmp_path / peer).read_text().split()
+        assert asked == [*benchmark.CALLS, *(*benchmark.CALLS, "product") * 3, "memory"]
 
     figures = json.loads(report.read_text())
     assert figures["circumstances"]["rounds"] == 2 and figures["config"]["tokenizer"]["embed_dim"] == 16
     ours = figures["ours"]
     assert ours["tokens_per_clip"] == 2 * 2 * 2 and ours["parameters"] > 0
     assert ours["memory"]["peak_bytes"] > 1e7
-    assert figures["ratios"]["memory"] == pytest.approx(1e15 / ours["memory"]["peak_bytes"])
+    assert figures["ratios"]["peer"]["memory"] == pytest.approx(1e15 / ours["memory"]["peak_bytes"])
     for call, theirs in {"train": 1e6, "encode": 2e6, "decode": 3e6}.items():
         row = ours[call]
         assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"] and row["cpu_seconds"] > 0
@@ -113,7 +115,9 @@ for line in sys.stdin:
         assert row["share_of_peak"] == pytest.approx(
             row["flops"] / row["seconds"] / ours["product"]["flops_per_second"])
         assert row["first_seconds"] > 0 and figures["peer"][call]["seconds"] == theirs
-        assert figures["ratios"][call] == pytest.approx(theirs / row["seconds"])
+        assert figures["ratios"]["peer"][call] == pytest.approx(theirs / row["seconds"])
+        assert figures["ratios"]["peer_autocast"][call] == pytest.approx(2 * theirs / row["seconds"])
+        assert figures["ratios"]["peer"]["cpu"][call] == pytest.approx(theirs / row["cpu_seconds"])
 
 
 def one_sentence(capsys, *arguments: str) -> str:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from phenaki_jax.layers.positions import rotary
+from phenaki_jax.layers.products import kernel, project
 
 NEGATIVE = -1e30  # exp of it is exactly 0 in float32, so what is masked cannot leak, not by a bit
 
@@ -29,22 +30,6 @@ def attend(q_BSHK: jax.Array, k_BUHK: jax.Array, v_BUHK: jax.Array, *, mask: jax
         logits = jnp.where(mask, logits, NEGATIVE)
     weights = jax.nn.softmax(logits, axis=-1).astype(v_BUHK.dtype)
     return jnp.einsum("bhsu,buhk->bshk", weights, v_BUHK)
-
-
-def kernel(rngs: nnx.Rngs, shape: tuple[int, int], axes: tuple[str, str], scale: float = 1.0) -> nnx.Param:
-    """A [fan in, fan out] matrix of variance scale / fan in, named by T5X's logical axes."""
-    init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-    return nnx.Param(init(rngs.params(), shape), axes=axes)
-
-
-def project(x: jax.Array, matrix: nnx.Param | jax.Array) -> jax.Array:
-    """x [..., D] times a [D, N] matrix, in x's dtype.
-
-    All leading axes are one row axis for the product: on CPUs XLA's gradient of a product of higher rank takes twice as
-    long.
-    """
-    rows = x.reshape(-1, x.shape[-1]) @ matrix[...].astype(x.dtype)
-    return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
 class RMSNorm(nnx.Module):

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from phenaki_jax.layers.attention import RMSNorm, kernel
+from phenaki_jax.layers.attention import RMSNorm
+from phenaki_jax.layers.products import kernel
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from phenaki_jax.layers.attention import Attention, RMSNorm, kernel, project
+from phenaki_jax.layers.attention import Attention, RMSNorm
+from phenaki_jax.layers.products import kernel, project
 
 
 class Mlp(nnx.Module):

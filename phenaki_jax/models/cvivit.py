@@ -1,6 +1,9 @@
 """C-ViViT, the causal video tokenizer (Phenaki, arXiv 2210.02399, section 2.1 and appendix B.1)."""
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,8 @@ import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import kernel, project
 from phenaki_jax.layers.positions import GridPositions, grid_places
+from phenaki_jax.layers.products import kernel, project
 from phenaki_jax.layers.transformer import Stack, in_space, in_time
 from phenaki_jax.models.codes import bit_groups, code_bits
 from phenaki_jax.models.quantizers import Quantized, make_quantizer, swap_codes
@@ -41,6 +44,9 @@ class CViViTConfig:
       level has cells of half a patch, each one before of half that; see `Stem`. stem_blocks: residual blocks a level.
     stem_frames: frames that each convolution sees, its own and those before it; 1 for convolutions in space alone.
     qk_norm: normalise queries and keys. unroll, remat: how the layers' scan is compiled.
+    dtype: of activations, 'float32' or 'bfloat16'; parameters are float32.
+    matmul_precision: of products of float32, as JAX calls it: 'bfloat16' rounds their factors (sums stay float32),
+      'float32' is exact also where the hardware's own way is not, and 'default' leaves it to JAX and the hardware.
     """
     frames: int = 11
     height: int = 128
@@ -73,6 +79,7 @@ class CViViTConfig:
     unroll: bool = False
     remat: bool = False
     dtype: str = "float32"
+    matmul_precision: str = "default"
 
     def __post_init__(self):
         if len(self.patch) != 3 or min(self.patch) < 1:
@@ -95,8 +102,10 @@ class CViViTConfig:
                             f"tokenizer.patch={self.patch}; at most {_halvings(self.patch)} fit")
         if not 0 <= self.code_noise <= 1:
             raise UserError(f"tokenizer.code_noise={self.code_noise} must be a share from 0 to 1")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"tokenizer.dtype={self.dtype!r} is unknown; it is one of float32, bfloat16")
+        for name, known in (("dtype", ("float32", "bfloat16")),
+                            ("matmul_precision", ("default", "bfloat16", "float32"))):
+            if getattr(self, name) not in known:
+                raise UserError(f"tokenizer.{name}={getattr(self, name)!r} is unknown; it is one of {', '.join(known)}")
         for name in ("height", "width"):
             size, step = getattr(self, name), self.patch[1 if name == "height" else 2]
             if size % step:
@@ -214,6 +223,17 @@ class FactorisedTransformer(nnx.Module):
         return x if past is None else (x, (*present, known + T))
 
 
+def in_its_precision(method: Callable) -> Callable:
+    """A method of CViViT, under the matmul_precision of its config."""
+    @functools.wraps(method)
+    def run(self, *args, **kwargs):
+        precision = self.config.matmul_precision
+        with contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class CViViT(nnx.Module):
     """Encoder, quantizer and decoder: video float [B, F, Y, X, 3] in [-1, 1] <-> tokens int32 [B, T, H, W].
 
@@ -279,6 +299,7 @@ class CViViT(nnx.Module):
         """Latent steps of a clip of `frames` frames."""
         return self.config.latent_frames(frames)
 
+    @in_its_precision
     def encode(self, video_BFYXC: jax.Array) -> jax.Array:
         """Video in [-1, 1], [B, F, Y, X, 3] -> tokens int32 [B, T, H, W]; F is 1 + patch[0] * k, any k.
 
@@ -286,11 +307,13 @@ class CViViT(nnx.Module):
         """
         return self.quantizer(self.encoder(self._patches(video_BFYXC, True)[0])).tokens
 
+    @in_its_precision
     def decode(self, tokens_BTHW: jax.Array) -> jax.Array:
         """Tokens int32 [B, T, H, W] -> video in [-1, 1], [B, 1 + patch[0] * (T - 1), Y, X, 3]."""
         codes = self.quantizer.codes(tokens_BTHW).astype(self.config.dtype)
         return jnp.clip(self._frames(self.decoder(codes), True)[0], -1.0, 1.0)
 
+    @in_its_precision
     def encode_chunk(self, video_BFYXC: jax.Array, past: Past | None) -> tuple[jax.Array, Past]:
         """`encode`, a stretch of frames at a time: (tokens of these frames, the past for the next).
 
@@ -303,6 +326,7 @@ class CViViT(nnx.Module):
         x, steps = self.encoder(x, self.encoder.no_past(x[:, 0, ..., 0].size) if past is None else steps)
         return self.quantizer(x).tokens, (steps, frames)
 
+    @in_its_precision
     def decode_chunk(self, tokens_BTHW: jax.Array, past: Past | None) -> tuple[jax.Array, Past]:
         """`decode`, some latent steps at a time: (their frames, the past for the next); past None at a video's start.
         """
@@ -312,6 +336,7 @@ class CViViT(nnx.Module):
         x, frames = self._frames(x, past is None, frames)
         return jnp.clip(x, -1.0, 1.0), (steps, frames)
 
+    @in_its_precision
     def __call__(self, video_BFYXC: jax.Array, *, train: bool = False,
                  key: jax.Array | None = None) -> tuple[jax.Array, Quantized]:
         """The reconstruction (not clipped) and what the quantizer says, its loss among it.

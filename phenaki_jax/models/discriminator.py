@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import project
 from phenaki_jax.layers.convolution import convolve
+from phenaki_jax.layers.products import project
 
 RANKS = {"image": 2, "video": 3}  # axes between the batch and the channels
 

@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import kernel, project
 from phenaki_jax.layers.positions import GridPositions, grid_places
+from phenaki_jax.layers.products import kernel, project
 from phenaki_jax.layers.transformer import Stack
 from phenaki_jax.models.stem import to_patches
 from phenaki_jax.models.t5 import T5Config, T5Encoder

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import kernel, project
+from phenaki_jax.layers.products import kernel, project
 from phenaki_jax.models.codes import (GRADIENTS, bit_entropies, code_bits, dead_codes, join_tokens, normalise,
                                       spherical_kmeans, split_tokens, straight_through, usage_metrics)
 

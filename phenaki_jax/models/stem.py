@@ -7,8 +7,8 @@ A linear patch is cut from pixels alone; with a stem it is cut from features tha
 import jax
 from flax import nnx
 
-from phenaki_jax.layers.attention import kernel, project
 from phenaki_jax.layers.convolution import ResidualBlocks
+from phenaki_jax.layers.products import kernel, project
 
 Past = tuple  # for each level the pasts of its convolutions
 
