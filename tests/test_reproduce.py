@@ -137,8 +137,8 @@ def test_from_nothing_to_the_report_and_on_after_a_kill(cheap_networks, tmp_path
     assert met["C-ViViT: tokens fewer than ViT VQ-GAN"] is True
     assert met["C-ViViT: FVD against Conv VQ-GAN"] is met["modern preset: FVD against C-ViViT"] is None
     text = (tmp_path / "report.md").read_text()
-    for words in (
-            "| ViT VQ-GAN | ", " | 3.4 | 166.6 | 2560 |", " | 4.5 | 65.78 | 1536 |", "N is under 400", "Not measured: ", "no_such_task"):
+    for words in ("| ViT VQ-GAN | ", " | 3.4 | 166.6 | 2560 |", " | 4.5 | 65.78 | 1536 |", "N is under 400",
+                  "Not measured: ", "no_such_task"):
         assert words in text
     assert {"data", "real clips", "vit: training", "cvivit: measuring"} <= set(report["circumstances"]["minutes"])
     assert media.read_image(tmp_path / "samples.png").shape[1] > 3 * 3 * 96
