@@ -147,3 +147,29 @@ def test_single_frames_are_tokenized_alike(video):
     tokens = encode(video)
     assert tokens.shape == (3, 11, 2, 3)
     np.testing.assert_array_equal(encode(video[:, ::-1]), tokens[:, ::-1])
+
+
+def test_precision_is_the_configs_own():
+    """matmul_precision does what JAX's setting of that name does, and holds against it."""
+    def pure(precision):
+        sizes = CViViTConfig(**{**SIZES, "frames": 3, "temporal_layers": 1}, quantizer="fsq", matmul_precision=precision)
+        return Pure(lambda rngs: CViViT(sizes, rngs=rngs))
+
+    arrays = jax.jit(pure("default").init)(jax.random.key(0))
+
+    def decoder(precision):
+        return jax.jit(lambda tokens: pure(precision).bind(*arrays).decode(tokens))
+
+    tokens = jax.random.randint(jax.random.key(1), (1, 2, 2, 3), 0, 240)
+    plain, rounded, exact = (decoder(precision) for precision in ("default", "bfloat16", "float32"))
+    with jax.default_matmul_precision("bfloat16"):
+        asked, kept = plain(tokens), exact(tokens)
+    np.testing.assert_array_equal(rounded(tokens), asked)
+    np.testing.assert_allclose(kept, plain(tokens), atol=1e-6)
+    apart = np.abs(asked - kept).max()
+    assert 1e-4 < apart < 0.05, apart
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UserError, match="tokenizer.matmul_precision='half' is unknown; it is one of default, bfloat16"):
+        CViViTConfig(matmul_precision="half")
