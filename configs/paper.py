@@ -70,7 +70,7 @@ def _base() -> ConfigDict:
         "codebook_update": "ema",
         "kmeans_start": False,
         "gradient": "straight_through",
-        "entropy_weight": 0.1,
+        "entropy_weight": 0.5,
         "diversity": 1.0,
         "inverse_temperature": 1.0,
         "code_noise": 0.0,

@@ -64,7 +64,7 @@ class CViViTConfig:
     commitment: float = 0.25
     codebook_update: str = "ema"
     kmeans_start: bool = False
-    entropy_weight: float = 0.1
+    entropy_weight: float = 0.5
     diversity: float = 1.0
     inverse_temperature: float = 1.0
     gradient: str = "straight_through"

@@ -110,7 +110,7 @@ class LFQ(Quantizer):
     to use them all. Nothing here is a table: see `bit_entropies`.
     """
 
-    def __init__(self, embed_dim: int, codebook_size: int, commitment: float, *, entropy_weight: float = 0.1,
+    def __init__(self, embed_dim: int, codebook_size: int, commitment: float, *, entropy_weight: float = 0.5,
                  diversity: float = 1.0, inverse_temperature: float = 1.0, gradient: str = "straight_through",
                  rngs: nnx.Rngs):
         super().__init__(codebook_size)
