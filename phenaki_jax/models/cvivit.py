@@ -31,7 +31,7 @@ class CViViTConfig:
     codebook_update, kmeans_start: of `vq`, how its codebook is learned ('ema' or 'gradient') and whether the first
       batch of training sets it by k-means.
     entropy_weight, diversity, inverse_temperature: of `lfq` and `bsq`, whose loss has entropy_weight (E[H(q|z)] -
-      diversity H(E[q])), in nats, with q = softmax(-inverse_temperature |z - code|^2).
+      diversity H(E[q])), in nats, with q = softmax(-inverse_temperature |z - code|^2) and codes of ±1.
     gradient: of `vq` and `bsq`, how it passes the quantizer: 'straight_through' or 'rotation'.
     code_noise: largest share of codes that training swaps for others before decoding; see `swap_codes`.
     window: latent steps that attention in time sees, its own and those before it; 0 for as many as a training clip has.

@@ -133,8 +133,8 @@ class LFQ(Quantizer):
         z = self._bound(project(x, self.project_in).astype(jnp.float32))
         tokens = join_tokens((z > 0).astype(jnp.int32), self.levels)
         quantized = self._size * jnp.where(z > 0, 1.0, -1.0)
-        # |z - c|^2 of a code and of the one that differs in bit i are 4 z_i size apart.
-        logits = 4 * self.inverse_temperature * self._size * z
+        # |z - c|^2 of a code and of the one that differs in bit i are 4 z_i size apart; they count in sizes squared.
+        logits = 4 * self.inverse_temperature * z / self._size
         sample_entropy, batch_entropy = bit_entropies(logits.reshape(-1, len(self.levels)))
         loss = self.entropy_weight * (sample_entropy - self.diversity * batch_entropy)
         loss += self.commitment * jnp.mean(jnp.sum((z - quantized) ** 2, axis=-1))
@@ -152,7 +152,8 @@ class BSQ(LFQ):
     """Binary spherical quantization (arXiv 2406.07548, section 4): signs of unit vectors, codes of length 1.
 
     As LFQ on the unit sphere, where a code is sign(z) / sqrt(L) and no further than sqrt(2 - 2 / sqrt(L)) away, so
-    commitment may be 0. The paper approximates H(E[q]) bit by bit; `bit_entropies` is tighter.
+    commitment may be 0. The soft assignment is that of vectors and codes brought to lfq's size, L |z - c|^2: else no
+    vector could be sure of its code. The paper approximates H(E[q]) bit by bit; `bit_entropies` is tighter.
     """
 
     @property

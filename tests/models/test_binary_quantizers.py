@@ -38,8 +38,8 @@ def before(model, kind, x):
 
 
 def soft(z, codes, inverse_temperature):
-    """softmax over all codes of -inverse_temperature |z - c|^2: [N, V]."""
-    q = -inverse_temperature * ((z[:, None] - codes) ** 2).sum(-1)
+    """softmax over all codes of -inverse_temperature |z - c|^2, where codes are of ±1: [N, V]."""
+    q = -inverse_temperature * (((z[:, None] - codes) / np.abs(codes).max()) ** 2).sum(-1)
     q = np.exp(q - q.max(1, keepdims=True))
     return q / q.sum(1, keepdims=True)
 
@@ -119,7 +119,8 @@ def test_the_gradient_passes_straight_through_the_sign(kind):
 @KINDS
 def test_the_entropy_loss_spreads_vectors_over_the_codes(kind):
     """Vectors that begin in one orthant end in all of them by steps on the loss alone, each as sure of its code."""
-    model = quantizer(kind, 3, width=3, commitment=0.0, entropy_weight=1.0, inverse_temperature=1.0)
+    unsure = 1.0 if kind is LFQ else 1 / 3  # of the sphere's vectors, which all begin at the middle of an orthant
+    model = quantizer(kind, 3, width=3, commitment=0.0, entropy_weight=1.0, inverse_temperature=unsure)
     model.project_in[...] = jnp.eye(3)
     x = 0.3 + 0.1 * vectors(256, 3)
     start = call(model, x)
