@@ -152,7 +152,8 @@ def test_single_frames_are_tokenized_alike(video):
 def test_precision_is_the_configs_own():
     """matmul_precision does what JAX's setting of that name does, and holds against it."""
     def pure(precision):
-        sizes = CViViTConfig(**{**SIZES, "frames": 3, "temporal_layers": 1}, quantizer="fsq", matmul_precision=precision)
+        sizes = CViViTConfig(**{**SIZES, "frames": 3, "temporal_layers": 1, "quantizer": "fsq",
+                                "matmul_precision": precision})
         return Pure(lambda rngs: CViViT(sizes, rngs=rngs))
 
     arrays = jax.jit(pure("default").init)(jax.random.key(0))
