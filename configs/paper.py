@@ -93,6 +93,7 @@ def _base() -> ConfigDict:
         "video_perceptual": 1.0,
         "adversarial": 0.1,
         "frames": 0,  # all; the paper does not say
+        "perceptual_clips": 0,
         "perceptual_size": 0,
         "perceptual_every": 1,
         "kind": "non_saturating",  # StyleGAN's, with its R1; the paper says no more than StyleGAN

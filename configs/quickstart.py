@@ -69,6 +69,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "video_perceptual": 0.0,
         "adversarial": 0.0,
         "frames": 2,
+        "perceptual_clips": 0,
         "perceptual_size": 0,
         "perceptual_every": 1,
         "kind": "hinge",

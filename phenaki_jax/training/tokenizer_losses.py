@@ -30,6 +30,7 @@ class LossConfig:
     l2, quantizer, image_perceptual (LPIPS), video_perceptual (I3D; clips only), adversarial: 0 turns a term off, and
       then its network is neither loaded nor run.
     frames: of each clip, drawn anew every step, that LPIPS and a discriminator of images see; 0 for all.
+    perceptual_clips: clips, and images, of a batch, drawn anew every step, that the perceptual networks see; 0 for all.
     perceptual_size: rows and columns to which both are brought before LPIPS and I3D; 0 leaves them as they are.
     perceptual_every: the perceptual terms are taken at every so many steps, and count as many times there.
     kind: 'hinge' or 'non_saturating'. start, warmup: the step at which the adversary joins, and over how many steps
@@ -47,6 +48,7 @@ class LossConfig:
     video_perceptual: float = 0.0
     adversarial: float = 0.0
     frames: int = 0
+    perceptual_clips: int = 0
     perceptual_size: int = 0
     perceptual_every: int = 1
     kind: str = "hinge"
@@ -107,12 +109,11 @@ def pulled(value: jax.Array, gradient_BFYXC: jax.Array, reconstruction_BFYXC: ja
     return still(value) + jnp.sum(still(gradient_BFYXC) * (reconstruction_BFYXC - still(reconstruction_BFYXC)))
 
 
-def some_frames(video_BFYXC: jax.Array, count: int, key: jax.Array) -> jax.Array:
-    """`count` of the frames in random order, the same ones for equal keys; all, as they are, for 0 or too many."""
-    frames = video_BFYXC.shape[1]
-    if not 0 < count < frames:
-        return video_BFYXC
-    return video_BFYXC[:, jax.random.permutation(key, frames)[:count]]
+def some(x: jax.Array, count: int, axis: int, key: jax.Array) -> jax.Array:
+    """`count` along an axis in random order, the same ones for equal keys; all, as they are, for 0 or too many."""
+    if not 0 < count < x.shape[axis]:
+        return x
+    return jnp.take(x, jax.random.permutation(key, x.shape[axis])[:count], axis)
 
 
 def _resize(video_BFYXC: jax.Array, size: int) -> jax.Array:
@@ -139,13 +140,14 @@ def comparison(options: LossConfig, perception: Perception, arrays: Tree, video_
         return jnp.mean(jnp.square(reconstruction - video_BFYXC))
 
     def image(reconstruction):
-        a, b = (_resize(some_frames(x, options.frames, key), options.perceptual_size)
-                for x in (video_BFYXC, reconstruction))
+        a, b = (seen(some(x, options.frames, 1, key)) for x in (video_BFYXC, reconstruction))
         return image_perceptual_distance(network("lpips"), a, b)
 
     def video(reconstruction):
-        a, b = (_resize(x, options.perceptual_size) for x in (video_BFYXC, reconstruction))
-        return video_perceptual_distance(network("i3d"), a, b)
+        return video_perceptual_distance(network("i3d"), seen(video_BFYXC), seen(reconstruction))
+
+    def seen(x):
+        return _resize(some(x, options.perceptual_clips, 0, jax.random.fold_in(key, 0)), options.perceptual_size)
 
     reconstruction = jax.lax.stop_gradient(reconstruction_BFYXC)
     value, gradient = jax.value_and_grad(l2)(reconstruction)
@@ -177,7 +179,7 @@ class Adversary:
         """Logits of clips, or of some frames of each; gradients reach the discriminator's arrays only with `learn`."""
         params = self.params if learn else jax.lax.stop_gradient(self.params)
         if self.pure.module_config.form == "image":
-            frames = some_frames(video_BFYXC, self.options.frames, key)
+            frames = some(video_BFYXC, self.options.frames, 1, key)
             video_BFYXC = frames.reshape(-1, *frames.shape[2:])
         return self.pure.bind(params, {})(video_BFYXC)
 

@@ -112,7 +112,7 @@ def test_each_side_s_loss_moves_that_side_alone():
 
     def logits(params, video):
         """The frames that are judged follow from the key."""
-        frames = losses.some_frames(video, options.frames, jax.random.key(3))
+        frames = losses.some(video, options.frames, 1, jax.random.key(3))
         return pure.bind(params, {})(frames.reshape(-1, *frames.shape[2:]))
 
     def fooling(reconstruction):
@@ -170,14 +170,29 @@ def test_a_term_is_computed_at_every_so_many_steps():
     assert losses.every(1, 5, lambda: 2, 0) == (2, 1)
 
 
+def test_the_perceptual_terms_can_see_some_clips_of_a_batch(monkeypatch):
+    """One of three clips: the term is that clip's alone, and over many draws each is seen as often as the others."""
+    monkeypatch.setattr(losses, "video_perceptual_distance", lambda network, a, b: jnp.mean(jnp.abs(a - b)))
+    options = losses.LossConfig(l2=0.0, video_perceptual=1.0, perceptual_clips=1)
+    perception = losses.Perception({"i3d": {}}, {"i3d": SimpleNamespace(bind=lambda params, variables: None)})
+    video = jnp.zeros((3, 2, 4, 4, 3))
+    other = video + jnp.array([1.0, 2, 4]).reshape(3, 1, 1, 1, 1)
+    compare = jax.jit(jax.vmap(lambda key: losses.comparison(
+        options, perception, perception.arrays, video, other, key=key, step=jnp.int32(0))[:2]))
+    values, pulls = compare(jax.random.split(jax.random.key(0), 300))
+    seen = np.asarray(values)[:, None] == [1, 2, 4]
+    assert np.all(seen.sum(1) == 1) and np.all(seen.sum(0) > 70)
+    np.testing.assert_array_equal(np.any(np.asarray(pulls) != 0, axis=(2, 3, 4, 5)), seen)
+
+
 def test_some_frames_are_the_same_ones_of_both_clips():
     video = jnp.arange(5.0).reshape(1, 5, 1, 1, 1)
-    chosen = [np.asarray(losses.some_frames(video + 10 * i, 3, jax.random.key(0))).ravel() % 10 for i in range(2)]
+    chosen = [np.asarray(losses.some(video + 10 * i, 3, 1, jax.random.key(0))).ravel() % 10 for i in range(2)]
     np.testing.assert_array_equal(*chosen)
     assert len(set(chosen[0])) == 3
     for count in (0, 5, 9):
-        np.testing.assert_array_equal(losses.some_frames(video, count, jax.random.key(0)), video)
-    drawn = {tuple(np.asarray(losses.some_frames(video, 1, jax.random.key(k))).ravel()) for k in range(40)}
+        np.testing.assert_array_equal(losses.some(video, count, 1, jax.random.key(0)), video)
+    drawn = {tuple(np.asarray(losses.some(video, 1, 1, jax.random.key(k))).ravel()) for k in range(40)}
     assert len(drawn) == 5
 
 
