@@ -73,15 +73,6 @@ prepare_environment() {
   fi
 }
 
-# On a CPU, XLA asks for its temporaries anew at every step and glibc returns them to the system, so a fifth of the time
-# went to page faults (60,000 a step). Kept, and in huge pages, they cost nothing: docs/results/quickstart.md.
-keep_memory() {
-  local gigabytes=$((1 << 30))
-  local malloc="glibc.malloc.hugetlb=1:glibc.malloc.top_pad=$((gigabytes / 4))"
-  malloc+=":glibc.malloc.mmap_threshold=$((4 * gigabytes)):glibc.malloc.trim_threshold=$((8 * gigabytes))"
-  export GLIBC_TUNABLES="${GLIBC_TUNABLES:-$malloc}"
-}
-
 if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
   prepare_environment "$@"
 fi

@@ -4,6 +4,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 prepare_environment train
-keep_memory
 cd "$root"
 exec "$venv/bin/python" -m phenaki_jax quickstart "$@"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from phenaki_jax.errors import UserError
+from phenaki_jax.memory import restart_keeping_memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     reproduce.add_argument("table", metavar="TABLE", help="table3: the tokenizers")
     reproduce.add_argument("--workdir", metavar="DIR", help="(default: runs/TABLE)")
     reproduce.add_argument("--scale", default="cpu", help="cpu (under an hour on two cores) or accelerator")
+    reproduce.set_defaults(config=None)  # its table's own, which --config.FIELD changes
 
     benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
     benchmark.add_argument("what", metavar="WHAT", help="tokenizer, or length: 600 frames beside 33")
@@ -96,7 +98,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     """The options, and the texts of --config.FIELD=VALUE by field. Raises: UserError for what is neither."""
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
-    takes_config = hasattr(options, "config") or options.verb == "reproduce"
+    takes_config = hasattr(options, "config")
     overrides: dict[str, str] = {}
     rest = list(rest)
     while rest:
@@ -122,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: the process's own) and returns its exit code."""
     try:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        if arguments is None:
+            restart_keeping_memory()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length wherever it is imported
         from absl import logging
 

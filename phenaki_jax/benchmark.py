@@ -30,7 +30,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "JAX_PLATFORMS": "
               "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
 PEERS = {"peer": "phenaki-pytorch", "peer_autocast": "phenaki-pytorch, bfloat16 autocast"}
 # What phenaki-pytorch's model and step have, without a choice.
-PEER_HAS = {"tokenizer.quantizer": "vq", "tokenizer.dtype": "float32", "tokenizer.stem": (), "optimizer.name": "adamw",
+PEER_HAS = {"tokenizer.quantizer": "vq", "tokenizer.dtype": "float32", "tokenizer.stem": (), "tokenizer.rotary": False,
+            "tokenizer.blocks": "sequential", "optimizer.name": "adamw",
             "loss.image_perceptual": 0.0, "loss.video_perceptual": 0.0, "loss.adversarial": 0.0, "train.accumulate": 1}
 
 

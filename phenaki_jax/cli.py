@@ -118,6 +118,7 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
 def reproduce(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import reproduce as program
 
+    program.check_known(options.table, options.scale)
     typed = _typed(f"configs/{options.table}.py", overrides)
     return program.main(options.table, options.workdir, options.scale, overrides=typed)
 

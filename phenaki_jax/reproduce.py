@@ -79,9 +79,7 @@ def main(table: str, workdir: str | os.PathLike | None = None, scale: str = "cpu
     Raises:
       UserError: an unknown table or scale, an extra that is not installed, a folder that holds other runs.
     """
-    for name, value, known in (("TABLE", table, TABLES), ("--scale", scale, SCALES)):
-        if value not in known:
-            raise UserError(f"{name}={value!r} is unknown; it is one of {', '.join(known)}.")
+    check_known(table, scale)
     _check_installed()
     workdir = pathlib.Path(workdir or f"runs/{table}")
     sizes = sizes or SCALES[scale]
@@ -124,6 +122,13 @@ def main(table: str, workdir: str | os.PathLike | None = None, scale: str = "cpu
     for file in ("report.md", "report.json", "samples.png"):
         print(f"  {workdir / file}")
     return 0
+
+
+def check_known(table: str, scale: str) -> None:
+    """Raises: UserError for a table or a scale that is not there."""
+    for name, value, known in (("TABLE", table, TABLES), ("--scale", scale, SCALES)):
+        if value not in known:
+            raise UserError(f"{name}={value!r} is unknown; it is one of {', '.join(known)}.")
 
 
 def _check_installed() -> None:

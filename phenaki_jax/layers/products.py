@@ -54,24 +54,26 @@ rounded_product.defvjp(_forward, _backward)
 
 def _dot(a, b, axis: int, dtype) -> jax.Array:
     """a [N, K] times b, [K, M] (axis 0) or [M, K] (axis 1)."""
-    def dot(a, b, dtype=dtype):
-        return jax.lax.dot_general(a, b, (((1,), (axis,)), ((), ())), preferred_element_type=dtype)
-
     return jax.lax.platform_dependent(
-        a, b, cpu=lambda a, b: _row_major(dot(a, b, jnp.float32)).astype(dtype), default=dot)
+        a, b, cpu=lambda a, b: _cpu_dot(a, b, axis, dtype), default=lambda a, b: _contract(a, 1, b, axis, dtype))
 
 
 def _row_product(x_ND, g_NM, dtype) -> jax.Array:
     """x^T g: [D, M]."""
     def on_cpu(x, g):  # the narrower factor is the one to be turned
         if x.shape[1] <= g.shape[1]:
-            return _dot(_row_major(x.T), g, 0, dtype)
-        return _dot(_row_major(g.T), x, 0, dtype).T
+            return _cpu_dot(_row_major(x.T), g, 0, dtype)
+        return _cpu_dot(_row_major(g.T), x, 0, dtype).T
 
-    def elsewhere(x, g):
-        return jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
+    return jax.lax.platform_dependent(x_ND, g_NM, cpu=on_cpu, default=lambda x, g: _contract(x, 0, g, 0, dtype))
 
-    return jax.lax.platform_dependent(x_ND, g_NM, cpu=on_cpu, default=elsewhere)
+
+def _cpu_dot(a, b, axis: int, dtype) -> jax.Array:
+    return _row_major(_contract(a, 1, b, axis, jnp.float32)).astype(dtype)
+
+
+def _contract(a, of_a: int, b, of_b: int, dtype) -> jax.Array:
+    return jax.lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), preferred_element_type=dtype)
 
 
 def _row_major(x: jax.Array) -> jax.Array:

@@ -119,7 +119,8 @@ def test_the_gradient_passes_straight_through_the_sign(kind):
 @KINDS
 def test_the_entropy_loss_spreads_vectors_over_the_codes(kind):
     """Vectors that begin in one orthant end in all of them by steps on the loss alone, each as sure of its code."""
-    unsure = 1.0 if kind is LFQ else 1 / 3  # of the sphere's vectors, which all begin at the middle of an orthant
+    # On the sphere all begin at the middle of an orthant, where ±1 codes of 3 bits leave no doubt at temperature 1.
+    unsure = 1.0 if kind is LFQ else 1 / 3
     model = quantizer(kind, 3, width=3, commitment=0.0, entropy_weight=1.0, inverse_temperature=unsure)
     model.project_in[...] = jnp.eye(3)
     x = 0.3 + 0.1 * vectors(256, 3)
