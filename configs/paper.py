@@ -168,11 +168,17 @@ def _base() -> ConfigDict:
         "ema_decay": 0.9999,
         "mask_schedule": "uniform",
         "first_given": 0.0,
+        "label_smoothing": 0.0,
+        "z_loss": 0.0,
     })
     config.sampling = ConfigDict({
         "num_inference_steps": 48,
         "guidance_scale": 12.0,
         "temperature": 8.0,
+        "guidance_schedule": "constant",
+        "mask_schedule": "cosine",
+        "order": "confidence",
+        "remask": 0.0,
     })
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1})
     return config

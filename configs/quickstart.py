@@ -151,11 +151,17 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "ema_decay": 0.995,
         "mask_schedule": "mixed",
         "first_given": 0.4,  # clips whose first latent step is known: from them motion is learned
+        "label_smoothing": 0.0,
+        "z_loss": 0.0,
     })
     config.sampling = ConfigDict({
         "num_inference_steps": 24,
         "guidance_scale": 1.5,
         "temperature": 2.0,
+        "guidance_schedule": "constant",
+        "mask_schedule": "cosine",
+        "order": "confidence",
+        "remask": 0.0,
     })
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1})
     return config

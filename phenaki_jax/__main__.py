@@ -38,9 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     def add_sampler(to: argparse.ArgumentParser) -> None:
         to.add_argument("--seed", type=int, default=0)
+        to.add_argument("--preset", help="nuwa, ablation, showcase (the paper's), recommended (the model's; default)")
         to.add_argument("--guidance_scale", type=float, help="λ of (1 + λ)·cond − λ·uncond")
+        to.add_argument("--guidance_schedule", help="constant, linear (rising)")
         to.add_argument("--num_inference_steps", type=int, help="passes of the decoder")
         to.add_argument("--temperature", type=float, help="of the choice of tokens, annealed to 0")
+        to.add_argument("--mask_schedule", help="cosine, arccos, linear, square")
+        to.add_argument("--order", help="of decided tokens: confidence, halton, random")
+        to.add_argument("--remask", type=float, help="share of decided tokens that each pass makes anew")
 
     quickstart = verb("quickstart", "From nothing to a told story: data, both stages, story, report.")
     quickstart.add_argument("--workdir", default="runs/quickstart", metavar="DIR")
@@ -58,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--story", metavar="FILE", help='JSON [{"prompt": …, "num_frames": …}], or a scene a line')
     generate.add_argument("--output", required=True, metavar="FILE", help=".mp4, .webm, .gif; .png for one frame")
     generate.add_argument("--frames", type=int, help="how many (default: as many as the model was trained on)")
+    generate.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
     generate.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
     add_sampler(generate)
 

@@ -1,6 +1,7 @@
 """What each verb of the command line does: (options, overrides) -> exit code. Everything heavy is imported inside."""
 
 import argparse
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -51,8 +52,12 @@ def generate(options: argparse.Namespace, overrides: Overrides) -> int:
     prompts = read_prompts(options.prompts) if options.prompts else options.prompt or []
     if not options.story and not all(prompt.strip() for prompt in prompts):
         raise UserError("--prompt is empty; say what the video shows.")
+    sampler = _sampler(options, config)
+    if options.negative_prompt is not None:
+        if scenes:
+            raise UserError("--negative_prompt goes with --prompt or --prompts, not with --story.")
+        sampler["negative_prompt"] = options.negative_prompt
     pipe = load_pipeline(options.model)
-    sampler = _sampler(options)
     if scenes:
         videos = pipe.story(scenes, seed=options.seed, **sampler).frames
     else:
@@ -95,12 +100,13 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
     if target.suffix not in ("", ".json", ".md"):
         raise UserError(f"--report={options.report!r} has to end in .json or .md, or to be a folder.")
     config = model_config(options.model)
+    sampler = _sampler(options, config)
     pipe = load_pipeline(options.model)
     from phenaki_jax.evaluation import report
 
     sizes = world.Sizes(*[options.samples] * 4) if options.samples else world.Sizes()
-    measurements = world.evaluate(pipe, config, sizes, suites, options.seed, **_sampler(options))
-    how = report.circumstances() | {"model": options.model, "seed": options.seed, "sampling": _sampler(options)}
+    measurements = world.evaluate(pipe, config, sizes, suites, options.seed, **sampler)
+    how = report.circumstances() | {"model": options.model, "seed": options.seed, "sampling": sampler}
     with tempfile.TemporaryDirectory() as folder:
         table = report.write_report(folder, measurements, how)
         for name in ("report.json", "report.md"):
@@ -236,13 +242,13 @@ def _check_suffix(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
         raise UserError(f"{option}={str(path)!r} has to end in {', '.join(suffixes)}.")
 
 
-def _sampler(options: argparse.Namespace) -> dict[str, Any]:
+def _sampler(options: argparse.Namespace, config: Any) -> dict[str, Any]:
     """The sampler's options that were given, checked."""
-    if options.num_inference_steps is not None and options.num_inference_steps < 1:
-        raise UserError(f"--num_inference_steps={options.num_inference_steps} has to be at least 1.")
-    if options.temperature is not None and options.temperature < 0:
-        raise UserError(f"--temperature={options.temperature} has to be 0 or more.")
+    from phenaki_jax.sampling.options import Sampling, chosen
+
     if options.seed < 0:
         raise UserError(f"--seed={options.seed} has to be 0 or more.")
-    names = ("guidance_scale", "num_inference_steps", "temperature")
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    names = ("preset", *(field.name for field in dataclasses.fields(Sampling)))
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    chosen(config.sampling, **given)
+    return given

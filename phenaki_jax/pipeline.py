@@ -1,7 +1,6 @@
 """PhenakiPipeline: a trained run, ready to generate, tell and reconstruct; and fresh models from a configuration."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from phenaki_jax.media import to_float, to_uint8
 from phenaki_jax.models.build import check_text_is_ids, make_generator, make_tokenizer, tokenizer_config
 from phenaki_jax.models.tree import Pure, Tree
 from phenaki_jax.sampling.decoding import make_sampler
+from phenaki_jax.sampling.options import chosen
 from phenaki_jax.sampling.story import tell
 from phenaki_jax.training.checkpoints import load_run
 
@@ -108,7 +108,7 @@ class BoundGenerator:
 
         def logits(params, variables, tokens, text, mask):
             model = pure.bind(params, variables)
-            return model.transformer(tokens, None if text is None else model.embed(text), mask)
+            return model.transformer(tokens, None if text is None else model.read(text, mask))
 
         self._logits = jax.jit(logits)
 
@@ -146,7 +146,12 @@ class PipelineResult:
 
 
 class PhenakiPipeline:
-    """Loads a run and generates. Options that are left out are those of the run's `config.sampling`."""
+    """Loads a run and generates.
+
+    Every way of generating takes `preset`, one of `sampling.options.PRESETS` ('nuwa', 'ablation', 'showcase', the
+    paper's), and the fields of `sampling.options.Sampling` (num_inference_steps, guidance_scale, temperature, …) as
+    keywords; what is left out is the run's `config.sampling`.
+    """
 
     def __init__(self, config, tokenizer: Tokenizer, generator: BoundGenerator | None):
         self.config, self.tokenizer, self.generator = config, tokenizer, generator
@@ -171,35 +176,41 @@ class PhenakiPipeline:
         generator = BoundGenerator(make_generator(config), params, variables)
         return cls(config, Tokenizer(pure, **frozen), generator)
 
-    def __call__(self, prompt: str | Sequence[str], *, num_frames: int | None = None, seed: int = 0,
-                 num_videos_per_prompt: int = 1, guidance_scale: float | None = None,
-                 num_inference_steps: int | None = None, temperature: float | None = None) -> PipelineResult:
+    def __call__(self, prompt: str | Sequence[str], *, num_frames: int | None = None, seed: int | Sequence[int] = 0,
+                 num_videos_per_prompt: int = 1, negative_prompt: str | Sequence[str] | None = None,
+                 preset: str | None = None, **sampling: Any) -> PipelineResult:
         """Generates a clip for each prompt.
 
         Args:
           num_frames: 1 (an image) or 1 + patch[0] * k; more than a training clip is made window by window.
-          guidance_scale: lambda of (1 + lambda) * conditional - lambda * unconditional; 0 is none.
-          temperature: of the choice of tokens to keep (Gumbel noise on the confidences), not of the logits.
+          seed: of the first video, the others' count up from it; or one for each. A video depends on its own seed
+            alone, not on the others of the call.
+          negative_prompt: what guidance leads away from, for all prompts or for each; needs a guidance_scale above 0.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
         _at_least("num_frames", num_frames, 1)
         self.tokenizer.config.latent_frames(num_frames)
         _at_least("num_videos_per_prompt", num_videos_per_prompt, 1)
+        if negative_prompt is not None:
+            negative_prompt = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(
+                negative_prompt)
+            if len(negative_prompt) != len(prompts):
+                raise UserError(f"negative_prompt has {len(negative_prompt)} texts; there are {len(prompts)} prompts")
+            negative_prompt = [p for p in negative_prompt for _ in range(num_videos_per_prompt)]
         prompts = [p for p in prompts for _ in range(num_videos_per_prompt)]
-        return self._tell([(prompts, num_frames)], seed, guidance_scale, num_inference_steps, temperature)
+        return self._tell([(prompts, num_frames)], seed, negative_prompt, preset, sampling)
 
-    def story(self, scenes: Sequence[Mapping[str, Any]], *, seed: int = 0, **sampler: Any) -> PipelineResult:
+    def story(self, scenes: Sequence[Mapping[str, Any]], *, seed: int = 0, **options: Any) -> PipelineResult:
         """Tells [{"prompt": str, "num_frames": int}, ...] in one video, each scene growing out of the last frames.
 
         The last K = 5 frames are encoded anew, their tokens frozen, and what follows is generated under the next
         prompt (Phenaki, section 2.3). Options as in a call.
         """
-        return self.stories([scenes], seed=seed, **sampler)
+        return self.stories([scenes], seed=seed, **options)
 
-    def stories(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int = 0,
-                guidance_scale: float | None = None, num_inference_steps: int | None = None,
-                temperature: float | None = None) -> PipelineResult:
+    def stories(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int | Sequence[int] = 0,
+                preset: str | None = None, **sampling: Any) -> PipelineResult:
         """Several stories at once, alike in the number and the length of their scenes."""
         lengths = {tuple(scene.get("num_frames", self.config.tokenizer.frames) for scene in s) for s in stories}
         if len(lengths) != 1 or lengths == {()}:
@@ -208,7 +219,7 @@ class PhenakiPipeline:
         for count in counts:
             _at_least("num_frames", count, 1)
         scenes = [([story[i].get("prompt", "") for story in stories], count) for i, count in enumerate(counts)]
-        return self._tell(scenes, seed, guidance_scale, num_inference_steps, temperature)
+        return self._tell(scenes, seed, None, preset, sampling)
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """uint8 [N, F, Y, X, 3] -> the same after encoding and decoding; any number of frames."""
@@ -218,8 +229,8 @@ class PhenakiPipeline:
         """uint8 [N, F, Y, X, 3] -> tokens int32 [N, T, H, W]."""
         return np.asarray(self.tokenizer.encode(video))
 
-    def _tell(self, scenes: list[tuple[list[str], int]], seed: int, guidance: float | None, steps: int | None,
-              temperature: float | None) -> PipelineResult:
+    def _tell(self, scenes: list[tuple[list[str], int]], seed: int | Sequence[int], negative: list[str] | None,
+              preset: str | None, sampling: Mapping[str, Any]) -> PipelineResult:
         if self.generator is None:
             raise UserError("this run is a tokenizer's and can reconstruct only; to generate, give a generator's run")
         check_text_is_ids(self.config)
@@ -227,32 +238,39 @@ class PhenakiPipeline:
         prompts = [p for prompts, _ in scenes for p in prompts]
         if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
             raise UserError("prompt is empty; say what the video shows")
-        longest = max(prompts, key=lambda p: len(p.encode()))
+        longest = max([*prompts, *(negative or ())], key=lambda p: len(p.encode()))
         if len(longest.encode()) >= length:
             raise UserError(f"prompt {longest[:40]!r}... has {len(longest.encode())} bytes; this model reads "
                             f"{length - 1} (text.length={length})")
-        _at_least("seed", seed, 0)
-        defaults = self.config.sampling
-        steps = defaults.num_inference_steps if steps is None else steps
-        guidance = defaults.guidance_scale if guidance is None else guidance
-        temperature = defaults.temperature if temperature is None else temperature
-        _at_least("num_inference_steps", steps, 1)
-        _at_least("temperature", temperature, 0, whole=False)
+        options, batch = chosen(self.config.sampling, preset, **sampling), len(scenes[0][0])
+        if negative is not None and not options.guided:
+            raise UserError("negative_prompt needs a guidance_scale other than 0")
+        seeds = list(seed) if isinstance(seed, (Sequence, np.ndarray)) else [seed]
+        for number in seeds:
+            _at_least("seed", number, 0)
+        if not isinstance(seed, (Sequence, np.ndarray)):
+            seeds = [seed + i for i in range(batch)]
+        if len(seeds) != batch:
+            raise UserError(f"seed has {len(seeds)} numbers; there are {batch} videos")
+        keys = jnp.stack([jax.random.key(number) for number in seeds])
         arrays = {"generator": {"params": self.generator.params, "variables": self.generator.variables},
                   "tokenizer": {"params": self.tokenizer.params, "variables": self.tokenizer.variables}}
-        sampler = functools.partial(self._sampler, arrays, steps=steps, guidance=guidance, temperature=temperature)
 
-        def window(video_BFYXC, prompts, key, known_steps):
-            ids = jnp.asarray(encode_batch(prompts, length))
-            tokens, video = sampler(video_BFYXC, ids, ids > 0, key, known_steps=known_steps)
+        def read(texts):
+            ids = jnp.asarray(encode_batch(texts, length))
+            return ids, ids > 0
+
+        away = None if negative is None else read(negative)
+
+        def window(video_BFYXC, prompts, keys, known_steps):
+            tokens, video = self._sampler(arrays, video_BFYXC, *read(prompts), keys, options, known_steps=known_steps,
+                                          negative=away)
             return np.asarray(tokens), to_uint8(video)
 
-        sizes = tokenizer_config(self.config)
-        frames, tokens = tell(window, scenes, sizes, jax.random.key(seed))
+        frames, tokens = tell(window, scenes, tokenizer_config(self.config), keys)
         return PipelineResult(frames, tokens)
 
 
-def _at_least(name: str, value, least: int, whole: bool = True) -> None:
-    kinds = (int, np.integer) if whole else (int, float, np.number)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
-        raise UserError(f"{name}={value!r} must be a {'whole ' if whole else ''}number of at least {least}")
+def _at_least(name: str, value, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise UserError(f"{name}={value!r} must be a whole number of at least {least}")

@@ -230,7 +230,7 @@ def evaluate(pipe: Any, config: Any, sizes: Sizes = Sizes(), suites: Sequence[st
     Args:
       suites: tokenizer (a run of its own is enough), attributes, stories.
       seed: of the clips, prompts and stories that are asked for, and of what is generated.
-      sampler: guidance_scale, num_inference_steps, temperature; left out or None: the run's own.
+      sampler: preset, guidance_scale and the like; left out or None: the run's own.
     """
     from phenaki_jax.evaluation import protocols
     rng = [np.random.default_rng([seed, 1, part]) for part in range(4)]

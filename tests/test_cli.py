@@ -108,7 +108,8 @@ def test_generate_refuses_and_overwrites_nothing(tmp_path, capsys, model, pipe):
         assert words in refused(capsys, *generate, f"--story={story}")
     assert "--frames=0" in refused(capsys, *generate, "--prompt=a", "--frames=0")
     assert "--frames" in refused(capsys, *generate, "--prompt=a", "--frames=some")
-    assert "num_inference_steps" in refused(capsys, *generate, "--prompt=a", "--num_inference_steps=0")
+    assert "num_inference_steps=0" in refused(capsys, *generate, "--prompt=a", "--num_inference_steps=0")
+    assert "preset='best'" in refused(capsys, *generate, "--prompt=a", "--preset=best")
     assert ".gif" in refused(capsys, "generate", f"--model={model}", "--prompt=a", "--output=o.txt")
     assert not pipe and output.read_bytes() == b"old"
 

@@ -49,6 +49,24 @@ def test_clips_images_and_seeds(pipe):
     assert pipe("a red circle", num_frames=21, num_videos_per_prompt=2).frames.shape == (2, 21, 32, 32, 3)
 
 
+def test_a_video_depends_on_its_own_seed_alone(pipe):
+    both = pipe(["a red circle", "a blue cross"], seed=4).tokens
+    np.testing.assert_array_equal(both[1:], pipe("a blue cross", seed=5).tokens)
+    np.testing.assert_array_equal(both[::-1], pipe(["a blue cross", "a red circle"], seed=[5, 4]).tokens)
+    told = [[{"prompt": prompt, "num_frames": 11}, {"prompt": prompt, "num_frames": 6}] for prompt in "ab"]
+    np.testing.assert_array_equal(pipe.stories(told, seed=4).tokens[1], pipe.story(told[1], seed=5).tokens[0])
+
+
+def test_a_negative_prompt_and_a_preset_have_their_say(pipe):
+    plain = pipe("a red circle", preset="nuwa").tokens
+    np.testing.assert_array_equal(plain, pipe("a red circle", num_inference_steps=12, guidance_scale=0.1,
+                                              temperature=4.0).tokens)
+    away = pipe(["a red circle"] * 2, preset="nuwa", guidance_scale=9.0, negative_prompt=["red", "blue"], seed=[0, 0])
+    assert np.any(away.tokens[0] != away.tokens[1])
+    halton = pipe("a red circle", order="halton", remask=0.2, mask_schedule="arccos", guidance_schedule="linear")
+    assert halton.frames.shape == (1, 11, 32, 32, 3)
+
+
 def test_a_story_goes_on_from_its_last_frames(pipe):
     scenes = [{"prompt": "a red circle moves left", "num_frames": 11}, {"prompt": "it is blue", "num_frames": 4}]
     told = pipe.story(scenes, seed=3).frames
@@ -68,7 +86,11 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
     (lambda p: p("a", num_frames="many"), "num_frames='many'"), (lambda p: p.story([]), "scenes"),
     (lambda p: p("a", num_frames=11.0), "num_frames=11.0"), (lambda p: p([]), "prompt"),
     (lambda p: p.story([{"num_frames": 3}]), "prompt"), (lambda p: p("a" * 88), "88 bytes"),
-    (lambda p: p("a", seed=-1), "seed=-1"),
+    (lambda p: p("a", seed=-1), "seed=-1"), (lambda p: p("a", seed=[1, 2]), "seed has 2 numbers; there are 1 videos"),
+    (lambda p: p("a", seed=1.5), "seed=1.5"), (lambda p: p("a", steps=3), "sampling.steps"),
+    (lambda p: p("a", negative_prompt="b", guidance_scale=0), "negative_prompt needs"),
+    (lambda p: p("a", negative_prompt=["b", "c"]), "negative_prompt has 2"),
+    (lambda p: p("a", negative_prompt="b" * 99), "99 bytes"), (lambda p: p("a", preset="best"), "preset='best'"),
     (lambda p: p.tokenizer.decode(np.full((1, 1, 4, 8), 1000)), "0..999"),
     (lambda p: p.encode(np.zeros((1, 11, 42, 32, 3), np.uint8)), "42 x 32"),
     (lambda p: p.stories([[{"prompt": "a", "num_frames": 11}], [{"prompt": "a", "num_frames": 12}]]), "same")])

@@ -56,7 +56,7 @@ def prompt_protocol(pipe: Any, prompts: Sequence[str], facts: Sequence[Mapping],
       pipe: called with a list of prompts, `num_frames`, `seed` and `sampler`; its answer has uint8 `frames`.
       facts: one dict a prompt; see `attributes.agreement`.
       seed: batches draw from seeds derived from it.
-      sampler: guidance_scale, num_inference_steps, temperature; None leaves the pipeline's own.
+      sampler: preset, guidance_scale and the like; None leaves the pipeline's own.
 
     Returns:
       The keys of `agreement_summary`, and "frames" uint8 [N, F, Y, X, 3].

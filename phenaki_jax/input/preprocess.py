@@ -85,7 +85,7 @@ def story_windows(total: int, starts: np.ndarray, frames: int) -> tuple[np.ndarr
 
 def tokenize(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
     """Ids for the caption, with their end mark and without padding: {video, text, known_frames}, all a model needs."""
-    ids = text.encode(to_text(record["caption"]))[:lengths.get("text", TEXT_LENGTH) - 1] + [text.EOS]
+    ids = text.BYTES.encode(to_text(record["caption"]))[:lengths.get("text", TEXT_LENGTH) - 1] + [text.EOS]
     return {"video": record["video"], "text": np.array(ids, np.int32), "known_frames": record["known_frames"]}
 
 

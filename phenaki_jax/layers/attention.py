@@ -46,7 +46,8 @@ class RMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Projections around `attend`, without biases; self-attention, or cross-attention when a context is given."""
+    """Projections around `attend`, without biases; self-attention, or cross-attention to what `read` made of a context.
+    """
 
     def __init__(self, embed_dim: int, heads: int, head_dim: int, *, context_dim: int | None = None,
                  qk_norm: bool = False, scale: float | None = None, rngs: nnx.Rngs):
@@ -63,19 +64,24 @@ class Attention(nnx.Module):
     def _heads(self, x: jax.Array, matrix: nnx.Param) -> jax.Array:
         return project(x, matrix).reshape(*x.shape[:-1], self.heads, self.head_dim)
 
-    def __call__(self, x_BSD: jax.Array, context_BUE: jax.Array | None = None, *, mask: jax.Array | None = None,
-                 bias: jax.Array | None = None, positions_S: jax.Array | None = None,
+    def read(self, context_BUE: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, U, H, K] of what is attended to."""
+        k = self._heads(context_BUE, self.key)
+        return k if self.key_norm is None else self.key_norm(k), self._heads(context_BUE, self.value)
+
+    def __call__(self, x_BSD: jax.Array, context: tuple[jax.Array, jax.Array] | None = None, *,
+                 mask: jax.Array | None = None, bias: jax.Array | None = None, positions_S: jax.Array | None = None,
                  past: tuple[jax.Array, jax.Array] | None = None):
         """[B, S, D] -> [B, S, D]; mask and bias as in `attend`; positions_S turns on rotary positions.
 
+        context: keys and values of another sequence, from `read`; by default those of x itself.
         past: keys and values [B, P, H, K] of what came before, not yet rotated. They are attended to as well (mask is
         [..., S, P + S], positions_S [P + S]), and the last P of all are returned beside the result.
         """
-        context_BUE = x_BSD if context_BUE is None else context_BUE
         q = self._heads(x_BSD, self.query)
-        k, v = self._heads(context_BUE, self.key), self._heads(context_BUE, self.value)
         if self.query_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+            q = self.query_norm(q)
+        k, v = self.read(x_BSD) if context is None else context
         present = None
         if past is not None:
             k, v = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v)))

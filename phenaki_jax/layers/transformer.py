@@ -57,7 +57,7 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(embed_dim)
         self.mlp = Mlp(embed_dim, mlp_dim, activation=activation, gated=gated, rngs=rngs)
 
-    def __call__(self, x_BSD: jax.Array, *, mask=None, bias=None, positions_S=None, context_BPE=None,
+    def __call__(self, x_BSD: jax.Array, *, mask=None, bias=None, positions_S=None, context=None,
                  context_mask=None, grid: tuple[int, int, int] | None = None, past=None, key: jax.Array | None = None):
         """[B, S, D] -> [B, S, D].
 
@@ -81,7 +81,7 @@ class Layer(nnx.Module):
             y, present = (y, None) if past is None else y
             x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[1])
         if self.cross is not None:
-            y = self.cross(self.cross_norm(x_BSD), context_BPE, mask=context_mask)
+            y = self.cross(self.cross_norm(x_BSD), context, mask=context_mask)
             x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[2])
         x_BSD = x_BSD + dropout(self.mlp(self.mlp_norm(x_BSD)), self.dropout_rate, keys[3])
         return x_BSD if past is None else (x_BSD, present)
@@ -111,19 +111,29 @@ class Stack(nnx.Module):
         self.layers = make(rngs.split(layers))
         self.norm = RMSNorm(args[0])
 
-    def __call__(self, x_BSD: jax.Array, *, past=None, key: jax.Array | None = None, **kwargs):
-        """[B, S, D] -> [B, S, D]; the keyword arguments are those of `Layer`, past with a leading axis of layers."""
+    def read(self, context_BPE: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What each layer's cross-attention makes of a context: keys and values [layers, B, P, H, K]."""
+        graphdef, params = nnx.split(self.layers)
+        return self._scan(lambda _, layer: (None, nnx.merge(graphdef, layer).cross.read(context_BPE)), None, params)[1]
+
+    def __call__(self, x_BSD: jax.Array, *, context=None, past=None, key: jax.Array | None = None, **kwargs):
+        """[B, S, D] -> [B, S, D]; the keyword arguments are those of `Layer`.
+
+        context (of `read`) and past have a leading axis of layers.
+        """
         graphdef, params = nnx.split(self.layers)
 
-        def body(x, layer_index_past):
-            layer, index, past = layer_index_past
+        def body(x, this_layer):
+            layer, index, context, past = this_layer
             layer_key = None if key is None else jax.random.fold_in(key, index)
-            result = nnx.merge(graphdef, layer)(x, past=past, key=layer_key, **kwargs)
+            result = nnx.merge(graphdef, layer)(x, context=context, past=past, key=layer_key, **kwargs)
             return (result, None) if past is None else result
 
         if self.remat:
             body = jax.checkpoint(body)
-        x_BSD, present = jax.lax.scan(body, x_BSD, (params, jnp.arange(self.count), past),
-                                      unroll=self.count if self.unroll else 1)
+        x_BSD, present = self._scan(body, x_BSD, (params, jnp.arange(self.count), context, past))
         x_BSD = self.norm(x_BSD)
         return x_BSD if past is None else (x_BSD, present)
+
+    def _scan(self, body: Callable, carry, layers):
+        return jax.lax.scan(body, carry, layers, unroll=self.count if self.unroll else 1)

@@ -1,6 +1,7 @@
 """The masked transformer of Phenaki's second stage (arXiv 2210.02399, section 2.2; MaskGIT, arXiv 2202.04200)."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,16 @@ def surroundings(x_BTHWK: jax.Array, group: tuple[int, int]) -> jax.Array:
                             for t, y, z in np.ndindex(3, rows + 2, columns + 2)], axis=-1)
 
 
+class Text(NamedTuple):
+    """What every layer of a MaskGIT reads of a text: keys, values [layers, B, 1 + P, H, K]; mask, boolean [B, 1 + P].
+
+    The first position is the null vector, which always counts.
+    """
+    keys: jax.Array
+    values: jax.Array
+    mask: jax.Array
+
+
 class MaskGIT(nnx.Module):
     """Bidirectional over all tokens, with cross-attention to text: tokens with masks -> logits for every token.
 
@@ -134,14 +145,26 @@ class MaskGIT(nnx.Module):
     def mask_id(self) -> int:
         return self.config.codebook_size
 
-    def __call__(self, tokens_BTHW: jax.Array, text_BPE: jax.Array | None = None,
-                 text_mask_BP: jax.Array | None = None, *, key: jax.Array | None = None) -> jax.Array:
+    def read(self, text_BPE: jax.Array, text_mask_BP: jax.Array) -> Text | None:
+        """What `__call__` wants of a text, to be made once for many calls; None for a model without text.
+
+        Args:
+          text_BPE: text embeddings. text_mask_BP: boolean, True where a text position counts; all False drops it.
+        """
+        if self.null is None:
+            return None
+        B = len(text_BPE)
+        null_B1E = jnp.broadcast_to(self.null[...], (B, 1, self.config.text_dim)).astype(text_BPE.dtype)
+        context = jnp.concatenate([null_B1E, text_BPE], axis=1).astype(self.config.dtype)
+        return Text(*self.stack.read(context), jnp.concatenate([jnp.ones((B, 1), bool), text_mask_BP], axis=1))
+
+    def __call__(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
         """Logits float32 [B, T, H, W, V].
 
         Args:
           tokens_BTHW: int32; `mask_id` where a token is to be predicted. T, H, W up to those of config.grid; an image
             has T = 1.
-          text_BPE: text embeddings. text_mask_BP: boolean, True where a text position counts; all False drops it.
+          text: what `read` made of it.
           key: turns dropout on.
         """
         config, (B, T, H, W) = self.config, tokens_BTHW.shape
@@ -151,13 +174,9 @@ class MaskGIT(nnx.Module):
         x = jnp.sum(self.embedding()[slots, groups_BTHWG], axis=-2) + self.positions(*grid)
         if self.near is not None:
             x = x + project(surroundings(self.near()[0][tokens_BTHW], config.group), self.read_near)
-        context = mask = None
-        if self.null is not None:
-            null_B1E = jnp.broadcast_to(self.null[...], (B, 1, config.text_dim)).astype(text_BPE.dtype)
-            context = jnp.concatenate([null_B1E, text_BPE], axis=1).astype(config.dtype)
-            mask = jnp.concatenate([jnp.ones((B, 1), bool), text_mask_BP], axis=1)[:, None, None, :]
+        context, mask = (None, None) if text is None else (text[:2], text.mask[:, None, None, :])
         places = grid_places(grid[1:] if config.attention == "factorised" else grid)
-        x = self.stack(x.reshape(B, -1, D).astype(config.dtype), context_BPE=context, context_mask=mask, grid=grid,
+        x = self.stack(x.reshape(B, -1, D).astype(config.dtype), context=context, context_mask=mask, grid=grid,
                        positions_S=jnp.asarray(places) if config.rotary else None, key=key)
         head_DN = self.head().reshape(-1, D).T
         logits = project(x, head_DN).astype(jnp.float32) + self.head_bias[...].reshape(-1)
@@ -172,6 +191,6 @@ class Generator(nnx.Module):
         self.text = T5Encoder(text, rngs=rngs) if text is not None else None
         self.transformer = MaskGIT(config, rngs=rngs)
 
-    def embed(self, text: jax.Array) -> jax.Array:
-        """Ids int32 [B, P] -> embeddings [B, P, E]; embeddings of a pretrained encoder pass as they are."""
-        return self.text(text) if self.text is not None else text
+    def read(self, text: jax.Array, mask_BP: jax.Array) -> Text | None:
+        """Ids int32 [B, P], or embeddings [B, P, E] of a pretrained encoder -> what the transformer wants of them."""
+        return self.transformer.read(self.text(text) if self.text is not None else text, mask_BP)

@@ -12,13 +12,14 @@ from phenaki_jax.models.cvivit import CViViTConfig
 
 
 def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTConfig,
-         key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+         keys_B: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Generates scenes one after the other, window by window.
 
     Args:
-      window: (given float [B, F, Y, X, 3], prompts, key, known_steps) -> (tokens int32 [B, T, H, W], frames uint8
+      window: (given float [B, F, Y, X, 3], prompts, keys [B], known_steps) -> (tokens int32 [B, T, H, W], frames uint8
         [B, F, Y, X, 3]); the first known_steps latent steps of `given` are kept.
       scenes: (a prompt for each of B videos, number of frames); the first scene starts from nothing.
+      keys_B: a random key for each video.
 
     Returns:
       frames uint8 [B, sum of frames, Y, X, 3] and tokens int32 [B, T', H, W], the latent steps made, in order. A
@@ -33,7 +34,7 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
     for prompts, count in scenes:
         done = 0
         while done < count:
-            key, window_key = jax.random.split(key)
+            window_keys = jax.vmap(lambda key: jax.random.fold_in(key, len(tokens)))(keys_B)
             if frames is None:
                 length = 1 if count == 1 else sizes.frames
                 given, steps = np.zeros((batch, length, sizes.height, sizes.width, 3), np.float32), 0
@@ -42,7 +43,7 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
                 last = np.concatenate([np.repeat(last[:, :1], known - last.shape[1], axis=1), last], axis=1)
                 padding = np.repeat(last[:, -1:], sizes.frames - known, axis=1)
                 given, steps = np.asarray(to_float(np.concatenate([last, padding], axis=1))), 1 + (known - 1) // pt
-            made, video = window(given, prompts, window_key, steps)
+            made, video = window(given, prompts, window_keys, steps)
             new = video[:, known if steps else 0:][:, :count - done]
             frames = new if frames is None else np.concatenate([frames, new], axis=1)
             tokens.append(made[:, steps:])

@@ -139,7 +139,7 @@ def test_rows_are_windows_of_records_with_the_caption_of_their_last_frame(make, 
     for step in range(12):
         rows = load.batch(step)["video"]
         for video, ids, known in zip(rows["video"], rows["text"], rows["known_frames"]):
-            caption = text.decode(ids)
+            caption = text.BYTES.decode(ids)
             assert ids[len(caption.encode())] == text.EOS and not ids[len(caption.encode()) + 1:].any()
             if known == 0:
                 assert clips[video.tobytes()] == caption

@@ -33,7 +33,7 @@ def logits(request):
 
     def call(tokens, text, mask):
         model = pure.bind(*arrays)
-        return model.transformer(tokens, model.embed(text), mask)
+        return model.transformer(tokens, model.read(text, mask))
 
     return jax.jit(call)
 

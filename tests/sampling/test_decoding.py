@@ -6,13 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import truncnorm
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.sampling.decoding import decode
 from phenaki_jax.sampling.guidance import guide
-from phenaki_jax.sampling.schedules import latent_steps, masked_counts, masked_share, random_mask
+from phenaki_jax.sampling.options import MASK_SCHEDULES, ORDERS, PRESETS, Sampling, chosen
+from phenaki_jax.sampling.schedules import (
+    halton_ranks, latent_steps, masked_counts, masked_share, random_mask, remasked_counts)
 
 V, MASK = 11, 11
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
 
 
 def test_the_cosine_schedule_by_hand():
@@ -54,6 +61,17 @@ def test_log_schedule_spreads_the_visible_share_evenly_over_orders_of_magnitude(
         assert np.mean(visible <= share) == pytest.approx(np.log1p(399 * share) / np.log(400), abs=1e-3)
 
 
+def test_the_arccos_and_the_truncated_share_have_their_distributions():
+    """P(2/pi arccos(u) <= x) = 1 - cos(pi/2 x); the normal's by scipy."""
+    u = jnp.linspace(0, 1, 100_001)
+    share = np.asarray(masked_share(u, "arccos"), np.float64)
+    for x in (0.2, 0.5, 0.9):
+        assert np.mean(share <= x) == pytest.approx(1 - np.cos(np.pi / 2 * x), abs=1e-4)
+    share = np.asarray(masked_share(u, "truncated"), np.float64)
+    for x in (0.71, 0.8, 0.95, 1.0):
+        assert np.mean(share <= x) == pytest.approx(truncnorm.cdf(x, -1.2, 0, loc=1, scale=0.25), abs=1e-3)
+
+
 def test_mixed_schedule_is_half_log_and_half_uniform():
     """P(visible <= x) is the mean of the two, x and log(1 + 399 x) / log 400."""
     visible = 1 - np.asarray(masked_share(jnp.linspace(0, 1, 100_001), "mixed"), np.float64)
@@ -72,7 +90,7 @@ def test_guidance_closed_form():
 
 
 def certain(target_BS):
-    return lambda tokens, keep: 50.0 * jax.nn.one_hot(jnp.tile(target_BS, (tokens.shape[0] // len(target_BS), 1)), V)
+    return lambda tokens: 50.0 * jax.nn.one_hot(jnp.tile(target_BS, (tokens.shape[0] // len(target_BS), 1)), V)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 12])
@@ -81,51 +99,127 @@ def test_a_certain_model_is_decoded_exactly_and_what_is_given_stays(steps):
     target = jnp.asarray(rng.integers(0, V, (3, 24)))
     given = jnp.asarray(rng.integers(0, V, (3, 24)))
     free = jnp.broadcast_to(jnp.arange(24) >= 8, (3, 24))
-    out = decode(certain(target), given, free, jax.random.key(0), mask_id=MASK, steps=steps, guidance=2.0,
-                 temperature=4.0, free=16)
+    out = decode(certain(target), given, free, keys(3), Sampling(steps, 2.0, 4.0), mask_id=MASK, free=16)
     np.testing.assert_array_equal(out, jnp.where(free, target, given))
 
 
-def test_each_round_leaves_as_many_masks_as_the_schedule_says():
+def watched(options, tokens_BS, free_BS, logits=lambda tokens: jnp.zeros((*tokens.shape, V)), **more):
+    """What decode gives, and the tokens that the model saw in each round, [rounds, B, S]."""
     seen = []
 
-    def logits_of(tokens, keep):
-        jax.debug.callback(lambda count: seen.append(np.asarray(count)), jnp.sum(tokens == MASK, axis=1))
-        return jnp.zeros((*tokens.shape, V))
+    def logits_of(tokens):
+        jax.debug.callback(lambda tokens: seen.append(np.asarray(tokens)), tokens, ordered=True)
+        return logits(tokens)
 
-    free = jnp.ones((2, 30), bool)
-    out = decode(logits_of, jnp.zeros((2, 30), jnp.int32), free, jax.random.key(0), mask_id=MASK, steps=6,
-                 guidance=None, temperature=1.0, free=30)
+    out = decode(logits_of, tokens_BS, free_BS, keys(len(tokens_BS)), options, mask_id=MASK,
+                 free=int(free_BS[0].sum()), **more)
     jax.effects_barrier()
-    assert int(out.max()) < V
-    np.testing.assert_array_equal(np.stack(sorted(seen, key=lambda c: -c[0]))[:, 0], [30, *masked_counts(6, 30)[:-1]])
+    return np.asarray(out), np.stack(seen)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("schedule", MASK_SCHEDULES)
+def test_each_round_leaves_as_many_masks_as_the_schedule_says(schedule, order):
+    """And what is decided, or given, stays."""
+    given = jnp.full((2, 36), 7).at[1].set(3)
+    free = jnp.broadcast_to(jnp.arange(36) >= 6, (2, 36))
+    options = Sampling(6, 0.0, 1.0, mask_schedule=schedule, order=order)
+    out, seen = watched(options, given, free, ranks_S=jnp.asarray(halton_ranks((6, 2, 3))))
+    masked = seen == MASK
+    np.testing.assert_array_equal(masked.sum(2), np.repeat([[30], *masked_counts(6, 30, schedule)[:-1, None]], 2, 1))
+    assert out.max() < V and np.all(np.diff(masked.astype(int), axis=0) <= 0)
+    for tokens, later in zip(seen, [*seen[1:], out]):
+        np.testing.assert_array_equal(later[tokens != MASK], tokens[tokens != MASK])
+    np.testing.assert_array_equal(out[:, :6], given[:, :6])
+
+
+def test_the_halton_order_is_followed_and_spreads():
+    """A permutation; a prefix of it is spread evenly over a large square, as that many random cells hardly are."""
+    ranks = halton_ranks((6, 2, 3))
+    assert sorted(ranks) == list(range(36))
+    _, seen = watched(Sampling(5, 0.0, 9.0, order="halton"), jnp.zeros((1, 36), jnp.int32), jnp.ones((1, 36), bool),
+                      ranks_S=jnp.asarray(ranks))
+    for tokens, count in zip(seen[1:, 0], masked_counts(5, 36)):
+        np.testing.assert_array_equal(tokens == MASK, ranks >= 36 - count)
+    first = halton_ranks((1, 32, 32)).reshape(32, 32) < 128
+    blocks = first.reshape(4, 8, 4, 8).sum((1, 3))
+    assert blocks.min() >= 6 and blocks.max() <= 10
+    np.testing.assert_array_equal(halton_ranks((1, 4, 1)), [3, 1, 0, 2])  # rows at 1/2, 1/4, 3/4, 1/8
+
+
+def test_remasking_keeps_the_counts_and_makes_the_least_sure_anew():
+    """Against the rule played by hand: of the tokens decided so far, those drawn with the smallest probability."""
+    counts = masked_counts(8, 40)
+    again = remasked_counts(counts, 40, 0.3)
+    assert list(again) == [min(int(0.3 * (40 - before)), after) for before, after in zip([40, *counts], counts)]
+    liking = jax.random.normal(jax.random.key(5), (40, V)) * 2
+    out, seen = watched(Sampling(8, 0.0, 0.0, remask=0.3), jnp.zeros((1, 50), jnp.int32),
+                        jnp.arange(50)[None] >= 10, logits=lambda tokens: jnp.pad(liking, ((10, 0), (0, 0)))[None])
+    assert out.max() < V and not out[:, :10].any()
+    masked = seen[:, 0, 10:] == MASK
+    np.testing.assert_array_equal(masked.sum(1), [40, *counts[:-1]])
+    logp = np.asarray(jax.nn.log_softmax(liking))
+    for round_ in range(1, 7):
+        decided = np.flatnonzero(~masked[round_])
+        sure = logp[decided, seen[round_, 0, 10 + decided]]
+        remade = decided[np.argsort(sure)[:again[round_]]]
+        assert set(remade) == set(decided) & set(np.flatnonzero(masked[round_ + 1]))
 
 
 def test_the_most_confident_are_kept_first_when_the_choice_is_cold():
     """Without Gumbel noise the uncertain half must still be masked in the middle of decoding."""
-    rounds = []
-
-    def logits_of(tokens, keep):
-        jax.debug.callback(lambda masked: rounds.append(np.asarray(masked)), tokens == MASK, ordered=False)
-        sure = jnp.arange(20) < 10
-        return jnp.where(sure[None, :, None], 60.0, 0.1) * jax.nn.one_hot(jnp.zeros((1, 20), jnp.int32), V)
-
-    decode(logits_of, jnp.zeros((1, 20), jnp.int32), jnp.ones((1, 20), bool), jax.random.key(0), mask_id=MASK,
-           steps=3, guidance=None, temperature=0.0, free=20)
-    jax.effects_barrier()
-    last = min(rounds, key=lambda masked: masked.sum())[0]
+    sure = jnp.where(jnp.arange(20) < 10, 60.0, 0.1)[None, :, None]
+    _, seen = watched(Sampling(3, 0.0, 0.0), jnp.zeros((1, 20), jnp.int32), jnp.ones((1, 20), bool),
+                      logits=lambda tokens: sure * jax.nn.one_hot(jnp.zeros((1, 20), jnp.int32), V))
+    last = seen[-1, 0] == MASK
     assert last.sum() == masked_counts(3, 20)[1] == 10 and last[10:].all()
 
 
-def test_unguided_rows_see_their_text_and_guided_ones_both():
-    """With keep_text as the only signal, guidance must push away from the unconditional answer."""
-    def logits_of(tokens, keep):
-        wanted = jnp.where(keep, 3, 5)[:, None]
-        both = jax.nn.one_hot(jnp.full(tokens.shape, 5), V) * 4.0  # everybody likes 5 ...
-        return both + 3.0 * jax.nn.one_hot(jnp.broadcast_to(wanted, tokens.shape), V)
+def test_a_row_depends_on_its_own_key_alone():
+    logits = lambda tokens: jax.random.normal(jax.random.key(3), (1, 16, V)) + jnp.zeros((len(tokens), 1, 1))
+    run = lambda keys_B: np.asarray(decode(logits, jnp.zeros((len(keys_B), 16), jnp.int32),
+                                           jnp.ones((len(keys_B), 16), bool), keys_B, Sampling(4, 0.0, 2.0),
+                                           mask_id=MASK, free=16))
+    together = run(keys(4))
+    assert len(np.unique(together, axis=0)) == 4
+    for i in range(4):
+        np.testing.assert_array_equal(run(keys(4)[i:i + 1])[0], together[i])
 
-    run = lambda guidance: np.asarray(decode(
-        logits_of, jnp.zeros((4, 16), jnp.int32), jnp.ones((4, 16), bool), jax.random.key(1), mask_id=MASK, steps=2,
-        guidance=guidance, temperature=0.0, free=16))
-    assert np.mean(run(None) == 3) < 0.5
-    assert np.mean(run(4.0) == 3) > 0.95
+
+@pytest.mark.parametrize("schedule, scales", [("constant", [3.0, 3.0, 3.0]), ("linear", [1.0, 2.0, 3.0])])
+def test_guidance_leads_away_from_the_second_half_and_may_rise(schedule, scales):
+    """Logits such that a token is the scale at which it was drawn: (1 + s) c - s u = -50 v^2 + 100 s v is largest at s.
+    """
+    place = jnp.arange(V, dtype=jnp.float32)
+
+    def logits_of(tokens):
+        assert len(tokens) == 4
+        with_text = (jnp.arange(4) < 2)[:, None, None]
+        logits = jnp.where(with_text, -50 * place**2, -50 * place**2 - 100 * place)
+        return jnp.broadcast_to(logits, (4, 12, V))
+
+    out, seen = watched(Sampling(3, 3.0, 0.0, guidance_schedule=schedule), jnp.zeros((2, 12), jnp.int32),
+                        jnp.ones((2, 12), bool), logits=logits_of)
+    for before, after, scale in zip(seen[:, :2], [*seen[1:, :2], out], scales):
+        assert set(after[(before == MASK) & (after != MASK)]) == {scale}
+
+
+def test_the_paper_s_presets_and_who_has_the_last_word():
+    """B.3: NUWA's comparison, the ablation of mixes, the videos shown; what is given goes before a preset."""
+    assert {name: (p.num_inference_steps, p.guidance_scale, p.temperature) for name, p in PRESETS.items()} == {
+        "nuwa": (12, 0.1, 4.0), "ablation": (24, 6.0, 4.0), "showcase": (48, 12.0, 8.0)}
+    own = {"num_inference_steps": 5, "guidance_scale": 0.5, "temperature": 1.0}
+    assert chosen(own) == chosen(own, "recommended") == Sampling(5, 0.5, 1.0)
+    assert chosen(own, "nuwa", temperature=None, guidance_scale=3) == Sampling(12, 3, 4.0)
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"preset": "best"}, "preset='best'"), ({"steps": 4}, "sampling.steps"),
+    ({"num_inference_steps": 0}, "num_inference_steps=0"), ({"num_inference_steps": 2.0}, "num_inference_steps=2.0"),
+    ({"temperature": -1}, "temperature=-1"), ({"temperature": float("nan")}, "temperature=nan"),
+    ({"remask": 1.5}, "remask=1.5 .* at most 1"), ({"guidance_scale": -2}, "guidance_scale=-2"),
+    ({"order": "raster"}, "order='raster'"), ({"mask_schedule": "log"}, "mask_schedule='log'"),
+    ({"guidance_schedule": "up"}, "guidance_schedule='up'")])
+def test_what_cannot_be_sampled_is_one_sentence(given, words):
+    with pytest.raises(UserError, match=words):
+        chosen({}, **given)

@@ -27,7 +27,7 @@ def counting_window(log):
 def test_frames_follow_each_other_without_gap_or_repetition(counts):
     log = []
     scenes = [([f"scene {i}"] * 2, n) for i, n in enumerate(counts)]
-    frames, tokens = tell(counting_window(log), scenes, SIZES, jax.random.key(0))
+    frames, tokens = tell(counting_window(log), scenes, SIZES, jax.random.split(jax.random.key(0), 2))
     assert frames.shape == (2, sum(counts), 8, 8, 3)
     if counts[0] >= 5:
         np.testing.assert_array_equal(frames[0, :, 0, 0, 0], np.arange(sum(counts)))
@@ -36,5 +36,5 @@ def test_frames_follow_each_other_without_gap_or_repetition(counts):
 
 def test_each_scene_speaks_with_its_own_prompt_over_the_last_five_frames():
     log = []
-    tell(counting_window(log), [(["one"], 11), (["two"], 12)], SIZES, jax.random.key(0))
+    tell(counting_window(log), [(["one"], 11), (["two"], 12)], SIZES, jax.random.split(jax.random.key(0), 1))
     assert log == [("one", 0, 11), ("two", 3, 11), ("two", 3, 11)]

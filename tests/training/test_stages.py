@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from phenaki_jax.config import load_config
@@ -25,10 +26,10 @@ class Spy:
     def __init__(self, logits=None):
         self.transformer, self.logits = self, logits
 
-    def embed(self, text):
+    def read(self, text, mask):
         return text
 
-    def __call__(self, tokens, text, text_mask, key=None):
+    def __call__(self, tokens, text, key=None):
         self.inputs = np.asarray(tokens)
         return jnp.zeros((*tokens.shape, 7)) if self.logits is None else self.logits
 
@@ -45,9 +46,25 @@ def test_only_free_positions_are_masked_and_only_masked_ones_count(shape, known)
     np.testing.assert_array_equal(spy.inputs[~masked], np.asarray(tokens)[~masked])
     # Logits that are certain of the truth at masked places and of something wrong at all others: no loss at all.
     right = jax.nn.one_hot(jnp.where(masked, tokens, (tokens + 1) % 7), 7) * 50.0
-    loss, accuracy = generator_stage.masked_loss(Spy(right), tokens, jnp.zeros((4, 3)), None, known_B,
-                                                 jax.random.key(0))
-    assert float(loss) < 1e-6 and float(accuracy) == 1.0
+    loss, found = generator_stage.masked_loss(Spy(right), tokens, jnp.zeros((4, 3)), None, known_B, jax.random.key(0))
+    assert float(loss) == float(found["cross_entropy"]) < 1e-6 and float(found["masked_accuracy"]) == 1.0
+
+
+def test_smoothed_labels_and_the_z_loss_by_their_definitions():
+    """Against optax's cross-entropy with soft targets, and the sum of exponentials written out; not in the metric."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, (4, 3, 2, 2)))
+    logits = jax.random.normal(jax.random.key(1), (*tokens.shape, 7))
+    spy = Spy(logits)
+    run = lambda **more: generator_stage.masked_loss(spy, tokens, jnp.zeros((4, 3)), None, jnp.zeros(4, int),
+                                                     jax.random.key(0), **more)
+    plain, _ = run()
+    masked = spy.inputs == 7
+    soft = optax.smooth_labels(jax.nn.one_hot(tokens, 7), 0.1)
+    loss, found = run(label_smoothing=0.1)
+    assert float(loss) == pytest.approx(float(optax.softmax_cross_entropy(logits, soft)[masked].mean()), rel=1e-5)
+    assert float(found["cross_entropy"]) == float(plain)
+    z = np.log(np.exp(np.asarray(logits)).sum(-1))[masked]
+    assert float(run(z_loss=0.3)[0]) == pytest.approx(float(plain) + 0.3 * np.mean(z**2), rel=1e-5)
 
 
 def test_the_first_step_is_given_to_a_share_of_what_has_none():
