@@ -175,6 +175,7 @@ def _base() -> ConfigDict:
         "num_inference_steps": 48,
         "guidance_scale": 12.0,
         "temperature": 8.0,
+        "image_guidance_scale": 1.0,
         "guidance_schedule": "constant",
         "mask_schedule": "cosine",
         "order": "confidence",

@@ -158,6 +158,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "num_inference_steps": 24,
         "guidance_scale": 1.5,
         "temperature": 2.0,
+        "image_guidance_scale": 1.0,
         "guidance_schedule": "constant",
         "mask_schedule": "cosine",
         "order": "confidence",

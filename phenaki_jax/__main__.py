@@ -40,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         to.add_argument("--seed", type=int, default=0)
         to.add_argument("--preset", help="nuwa, ablation, showcase (the paper's), recommended (the model's; default)")
         to.add_argument("--guidance_scale", type=float, help="λ of (1 + λ)·cond − λ·uncond")
+        to.add_argument("--image_guidance_scale", type=float, help="of given frames, apart from the prompt's (1: none)")
         to.add_argument("--guidance_schedule", help="constant, linear (rising)")
         to.add_argument("--num_inference_steps", type=int, help="passes of the decoder")
         to.add_argument("--temperature", type=float, help="of the choice of tokens, annealed to 0")
@@ -66,6 +67,22 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
     generate.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
     add_sampler(generate)
+
+    for name, summary, files in (
+            ("animate", "Set a picture in motion under a prompt.", {"image": "the first frame"}),
+            ("extend", "Go on from a video under a prompt.", {"video": "whose last frames are gone on from"}),
+            ("inpaint", "Make a region of a short video anew under a prompt.", {
+                "video": "as many frames as the model was trained on at most", "mask": "an image, white where anew"})):
+        task = verb(name, summary)
+        add_model(task)
+        task.add_argument("--prompt", required=True, metavar="TEXT")
+        for file, meaning in files.items():
+            task.add_argument(f"--{file}", required=True, metavar="FILE", help=meaning)
+        task.add_argument("--output", required=True, metavar="FILE", help=".mp4, .webm, .gif")
+        if name != "inpaint":
+            task.add_argument("--frames", type=int, help="of the video, or, to extend, how many more")
+        task.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
+        add_sampler(task)
 
     reconstruct = verb("reconstruct", "Encode and decode videos and images: what the tokenizer keeps of them.")
     add_model(reconstruct)

@@ -69,6 +69,46 @@ def generate(options: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def animate(options: argparse.Namespace, overrides: Overrides) -> int:
+    return _go_on(options, "image")
+
+
+def extend(options: argparse.Namespace, overrides: Overrides) -> int:
+    return _go_on(options, "video")
+
+
+def inpaint(options: argparse.Namespace, overrides: Overrides) -> int:
+    return _go_on(options, "video", mask=True)
+
+
+def _go_on(options: argparse.Namespace, given: str, mask: bool = False) -> int:
+    """Makes a video of --prompt and a file of the user's, which is cut and scaled to the model's size."""
+    from phenaki_jax import media
+
+    _check_suffix("--output", Path(options.output), media.VIDEOS)
+    if options.scale < 1:
+        raise UserError(f"--scale={options.scale} has to be at least 1.")
+    if not options.prompt.strip():
+        raise UserError("--prompt is empty; say what the video shows.")
+    config = model_config(options.model)
+    sampler, sizes = _sampler(options, config), (config.tokenizer.height, config.tokenizer.width)
+    read = media.read_image if given == "image" else lambda path: media.read_video(path)[0]
+    frames = read(getattr(options, given))
+    frames = media.fit(frames[None] if frames.ndim == 3 else frames, *sizes)
+    if mask:
+        sampler["mask"] = media.fit(media.read_image(options.mask)[None], *sizes)[0].mean(-1) > 127
+    elif options.frames is not None:
+        sampler["num_frames"] = options.frames
+    elif given == "video":
+        sampler["num_frames"] = config.tokenizer.frames - 1
+    pipe = load_pipeline(options.model)
+    made = getattr(pipe, options.verb)(options.prompt, frames[0] if given == "image" else frames, seed=options.seed,
+                                       **sampler)
+    write(Path(options.output), made.frames[0], config.data.fps, options.scale)
+    print(options.output)
+    return 0
+
+
 def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import media
 

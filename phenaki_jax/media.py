@@ -78,6 +78,14 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
 
 
+def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest middle part of [F, Y, X, 3] that has the sides' ratio, as `resize` makes it [F, height, width, 3]."""
+    Y, X = frames.shape[1:3]
+    rows, columns = min(Y, max(1, round(X * height / width))), min(X, max(1, round(Y * width / height)))
+    top, left = (Y - rows) // 2, (X - columns) // 2
+    return resize(frames[:, top:top + rows, left:left + columns], height, width)
+
+
 # ------------------------------------------------------------------------------------------------- reading
 
 def read_video(path: str | os.PathLike) -> tuple[np.ndarray, float]:

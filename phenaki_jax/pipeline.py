@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -216,10 +216,61 @@ class PhenakiPipeline:
         if len(lengths) != 1 or lengths == {()}:
             raise UserError(f"stories told together need scenes of the same num_frames; these have {sorted(lengths)}")
         (counts,) = lengths
-        for count in counts:
-            _at_least("num_frames", count, 1)
         scenes = [([story[i].get("prompt", "") for story in stories], count) for i, count in enumerate(counts)]
         return self._tell(scenes, seed, None, preset, sampling)
+
+    def animate(self, prompt: str | Sequence[str], image: np.ndarray, *, num_frames: int | None = None,
+                seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
+        """Sets a picture in motion: it is the first of `num_frames` frames, as the tokenizer gives it back.
+
+        Args:
+          image: uint8 [Y, X, 3] for all prompts, or [N, Y, X, 3]; of the size that the model was trained at.
+        """
+        image = np.asarray(image)
+        prompts, begin = self._begin(prompt, "image", image if image.ndim == 3 else image[:, None], 3)
+        num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
+        _at_least("num_frames", num_frames, 2)
+        told = self._tell([(prompts, num_frames - 1)], seed, None, preset, sampling, begin)
+        first = np.asarray(self.tokenizer.encode(begin))
+        return PipelineResult(np.concatenate([self.reconstruct(begin), told.frames[:, 1:]], 1),
+                              np.concatenate([first, told.tokens], 1))
+
+    def extend(self, prompt: str | Sequence[str], video: np.ndarray, *, num_frames: int,
+               seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
+        """Goes on from a video for `num_frames` more frames; its own come before them, as they are.
+
+        Args:
+          video: uint8 [F, Y, X, 3] for all prompts, or [N, F, Y, X, 3]; of the size that the model was trained at. Its
+            last K = 5 frames are what is gone on from. tokens are those of the new latent steps.
+        """
+        prompts, begin = self._begin(prompt, "video", np.asarray(video), 4)
+        return self._tell([(prompts, num_frames)], seed, None, preset, sampling, begin)
+
+    def inpaint(self, prompt: str | Sequence[str], video: np.ndarray, mask: np.ndarray, *,
+                seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
+        """Makes a region of a clip anew under a prompt; all other tokens stay, bit for bit.
+
+        Args:
+          video: uint8 [F, Y, X, 3] for all prompts, or [N, F, Y, X, 3]: 1 + patch[0] * k frames, a training clip's at
+            most, of the size that the model was trained at.
+          mask: boolean [F, Y, X], or [Y, X] for all frames, True where the clip is to be made anew: every token is of
+            whose pixels one is masked.
+        """
+        prompts, given = self._begin(prompt, "video", np.asarray(video), 4)
+        sizes = self.tokenizer.config
+        steps, mask = sizes.latent_frames(given.shape[1]), np.asarray(mask, bool)
+        if steps > sizes.grid[0]:
+            raise UserError(f"video has {given.shape[1]} frames; a region can be made anew in {sizes.frames} at most")
+        if mask.shape not in (given.shape[2:4], given.shape[1:4]):
+            raise UserError(f"mask has shape {mask.shape}; it has to be {given.shape[2:4]} or {given.shape[1:4]}")
+        if not mask.any():
+            raise UserError("mask is empty; it has to be True where the clip is to be made anew")
+        mask = np.broadcast_to(mask, given.shape[1:4])
+        padded = np.concatenate([np.repeat(mask[:1], sizes.patch[0] - 1, axis=0), mask])  # the first frame has its own
+        anew = padded.reshape(steps, sizes.patch[0], sizes.grid[1], sizes.patch[1], sizes.grid[2], sizes.patch[2])
+        window = self._window(prompts, None, preset, sampling)
+        tokens, frames = window(to_float(given), prompts, self._keys(seed, len(prompts)), ~anew.any((1, 3, 5)))
+        return PipelineResult(frames, tokens)
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """uint8 [N, F, Y, X, 3] -> the same after encoding and decoding; any number of frames."""
@@ -229,30 +280,63 @@ class PhenakiPipeline:
         """uint8 [N, F, Y, X, 3] -> tokens int32 [N, T, H, W]."""
         return np.asarray(self.tokenizer.encode(video))
 
+    def _begin(self, prompt: str | Sequence[str], name: str, video: np.ndarray,
+               rank: int) -> tuple[list[str], np.ndarray]:
+        """Prompts, and what is given of each video: uint8 [B, F, Y, X, 3]. A single one is everybody's."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        sizes = self.config.tokenizer
+        video = video.reshape(1, -1, *video.shape[-3:]) if video.ndim == rank else video
+        if video.dtype != np.uint8 or video.ndim != 5 or video.shape[2:] != (sizes.height, sizes.width, 3):
+            raise UserError(f"{name} is {video.dtype} of shape {video.shape}; this model's are uint8 of "
+                            f"{sizes.height} x {sizes.width} x 3")
+        if not video.size or len(video) not in (1, len(prompts)):
+            raise UserError(f"{name} has shape {video.shape} for {len(prompts)} prompts; one or one for each is needed")
+        return prompts, np.repeat(video, len(prompts), 0) if len(video) == 1 else video
+
     def _tell(self, scenes: list[tuple[list[str], int]], seed: int | Sequence[int], negative: list[str] | None,
-              preset: str | None, sampling: Mapping[str, Any]) -> PipelineResult:
+              preset: str | None, sampling: Mapping[str, Any], begin: np.ndarray | None = None) -> PipelineResult:
+        for _, count in scenes:
+            _at_least("num_frames", count, 1)
+        window = self._window([p for prompts, _ in scenes for p in prompts], negative, preset, sampling)
+        grid = self.tokenizer.config.grid
+
+        def tell_window(given, prompts, keys, known_steps):
+            frozen = np.zeros((self.tokenizer.config.latent_frames(given.shape[1]), *grid[1:]), bool)
+            frozen[:known_steps] = True
+            return window(given, prompts, keys, frozen)
+
+        keys = self._keys(seed, len(scenes[0][0]))
+        frames, tokens = tell(tell_window, scenes, tokenizer_config(self.config), keys, begin)
+        return PipelineResult(frames, tokens)
+
+    def _keys(self, seed: int | Sequence[int], count: int) -> jax.Array:
+        """A random key for each of `count` videos."""
+        given = isinstance(seed, (Sequence, np.ndarray))
+        for number in seed if given else [seed]:
+            _at_least("seed", number, 0)
+        if given and len(seed) != count:
+            raise UserError(f"seed has {len(seed)} numbers; there are {count} videos")
+        return jnp.stack([jax.random.key(number) for number in (seed if given else range(seed, seed + count))])
+
+    def _window(self, prompts: Sequence[str], negative: list[str] | None, preset: str | None,
+                sampling: Mapping[str, Any]) -> Callable:
+        """(given float [B, F, Y, X, 3], prompts, keys, frozen [T, H, W]) -> (tokens, frames uint8).
+
+        `prompts` are all that will be asked for, and are checked beforehand.
+        """
         if self.generator is None:
             raise UserError("this run is a tokenizer's and can reconstruct only; to generate, give a generator's run")
         check_text_is_ids(self.config)
         length = self.config.text.length
-        prompts = [p for prompts, _ in scenes for p in prompts]
         if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
             raise UserError("prompt is empty; say what the video shows")
         longest = max([*prompts, *(negative or ())], key=lambda p: len(p.encode()))
         if len(longest.encode()) >= length:
             raise UserError(f"prompt {longest[:40]!r}... has {len(longest.encode())} bytes; this model reads "
                             f"{length - 1} (text.length={length})")
-        options, batch = chosen(self.config.sampling, preset, **sampling), len(scenes[0][0])
+        options = chosen(self.config.sampling, preset, **sampling)
         if negative is not None and not options.guided:
             raise UserError("negative_prompt needs a guidance_scale other than 0")
-        seeds = list(seed) if isinstance(seed, (Sequence, np.ndarray)) else [seed]
-        for number in seeds:
-            _at_least("seed", number, 0)
-        if not isinstance(seed, (Sequence, np.ndarray)):
-            seeds = [seed + i for i in range(batch)]
-        if len(seeds) != batch:
-            raise UserError(f"seed has {len(seeds)} numbers; there are {batch} videos")
-        keys = jnp.stack([jax.random.key(number) for number in seeds])
         arrays = {"generator": {"params": self.generator.params, "variables": self.generator.variables},
                   "tokenizer": {"params": self.tokenizer.params, "variables": self.tokenizer.variables}}
 
@@ -262,13 +346,11 @@ class PhenakiPipeline:
 
         away = None if negative is None else read(negative)
 
-        def window(video_BFYXC, prompts, keys, known_steps):
-            tokens, video = self._sampler(arrays, video_BFYXC, *read(prompts), keys, options, known_steps=known_steps,
-                                          negative=away)
+        def window(given, prompts, keys, frozen):
+            tokens, video = self._sampler(arrays, given, *read(prompts), keys, options, frozen=frozen, negative=away)
             return np.asarray(tokens), to_uint8(video)
 
-        frames, tokens = tell(window, scenes, tokenizer_config(self.config), keys)
-        return PipelineResult(frames, tokens)
+        return window
 
 
 def _at_least(name: str, value, least: int) -> None:

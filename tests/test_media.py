@@ -17,6 +17,14 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
 
 
+def test_a_picture_is_cut_in_the_middle_to_fit():
+    frames = np.zeros((1, 6, 10, 3), np.uint8)
+    frames[:, :, 2:8] = 200
+    np.testing.assert_array_equal(media.fit(frames, 3, 3), np.full((1, 3, 3, 3), 200))
+    np.testing.assert_array_equal(media.fit(frames.swapaxes(1, 2), 12, 12), np.full((1, 12, 12, 3), 200))
+    assert media.fit(frames[:, :1, :1], 4, 2).shape == (1, 4, 2, 3)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
 @pytest.mark.parametrize("count", [1, 2, 11, 35])
 def test_frame_counts_and_rates_survive(tmp_path, suffix, count):

@@ -73,6 +73,56 @@ def test_a_story_goes_on_from_its_last_frames(pipe):
     assert told.shape == (1, 15, 32, 32, 3)
     other = pipe.story([scenes[0], {"prompt": "on gray", "num_frames": 4}], seed=3).frames
     np.testing.assert_array_equal(told[:, :11], other[:, :11])
+    apart = pipe.story(scenes, seed=3, image_guidance_scale=3.0).frames  # the first scene is given nothing
+    np.testing.assert_array_equal(told[:, :11], apart[:, :11])
+    assert np.any(told[:, 11:] != apart[:, 11:])
+
+
+def test_a_picture_is_set_in_motion_and_a_video_goes_on(pipe):
+    """What is given comes back: the picture as the tokenizer gives it, the video as it is."""
+    video = np.random.default_rng(0).integers(0, 256, (2, 7, 32, 32, 3), dtype=np.uint8)
+    moving = pipe.animate(["a red circle moves left"] * 2, video[:, 0], num_frames=15, seed=3)
+    assert moving.frames.shape == (2, 15, 32, 32, 3)
+    np.testing.assert_array_equal(moving.frames[:, :1], pipe.reconstruct(video[:, :1]))
+    np.testing.assert_array_equal(moving.tokens[:, :1], pipe.encode(video[:, :1]))
+    longer = pipe.extend("a red circle moves left", video[0], num_frames=9, seed=3)
+    assert longer.frames.shape == (1, 16, 32, 32, 3)
+    np.testing.assert_array_equal(longer.frames[0, :7], video[0])
+    changed = np.concatenate([255 - video[0, :2], video[0, 2:]])
+    other = pipe.extend("a red circle moves left", changed, num_frames=9, seed=3)
+    np.testing.assert_array_equal(longer.frames[:, 7:], other.frames[:, 7:])  # the last five frames are what counts
+
+
+def test_a_region_is_made_anew_and_the_rest_stays(pipe):
+    """Tokens of 2 x 8 x 4 pixels, the first frame's of 1 x 8 x 4: those to which a masked pixel belongs, and no other.
+    """
+    video = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    tokens = pipe.encode(video[None])[0]
+    mask = np.zeros((7, 32, 32), bool)
+    mask[2, 9, 13] = mask[5, 31, 0] = True  # latent steps 1 and 3
+    made = pipe.inpaint("a red circle", video, mask, seed=1).tokens[0]
+    kept = np.ones((4, 4, 8), bool)
+    kept[1, 1, 3] = kept[3, 3, 0] = False
+    np.testing.assert_array_equal(made[kept], tokens[kept])
+    everywhere = pipe.inpaint(["a", "b"], video, np.ones((32, 32), bool), seed=2)
+    assert everywhere.frames.shape == (2, 7, 32, 32, 3) and np.mean(everywhere.tokens != tokens) > 0.5
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda p, v: p.animate("a", v[0] / 255), "image is float64"),
+    (lambda p, v: p.animate("a", v[0, :8]), "image is uint8"),
+    (lambda p, v: p.animate("a", v[0], num_frames=1), "num_frames=1"),
+    (lambda p, v: p.animate("", v[0]), "prompt is empty"),
+    (lambda p, v: p.extend(["a", "b", "c"], np.stack([v, v]), num_frames=2), "for 3 prompts"),
+    (lambda p, v: p.extend("a", v, num_frames=0), "num_frames=0"),
+    (lambda p, v: p.extend("a", v[:0], num_frames=2), "video"),
+    (lambda p, v: p.inpaint("a", v[:6], np.ones((32, 32))), "frames=6"),
+    (lambda p, v: p.inpaint("a", np.concatenate([v, v[1:]]), np.ones((32, 32))), "in 11 at most"),
+    (lambda p, v: p.inpaint("a", v, np.ones((8, 8))), "mask has shape"),
+    (lambda p, v: p.inpaint("a", v, np.zeros((32, 32))), "mask is empty")])
+def test_what_cannot_be_gone_on_from_is_one_sentence(pipe, call, words):
+    with pytest.raises(UserError, match=words):
+        call(pipe, np.zeros((7, 32, 32, 3), np.uint8))
 
 
 def test_reconstruction_is_decoding_of_encoding(pipe):
@@ -129,6 +179,14 @@ def test_the_command_line_on_a_run(folder, tmp_path, capsys):
     assert main(["reconstruct", f"--model={folder}", f"--input={tmp_path / 'clip.mp4'}",
                  f"--output={tmp_path / 'again.mp4'}"]) == 0
     assert media.read_video(tmp_path / "again.mp4")[0].shape == (11, 32, 32, 3)
+    media.write_image(tmp_path / "picture.png", np.full((40, 64, 3), 200, np.uint8))
+    base = [f"--model={folder}", "--prompt=a red circle moves left"]
+    assert main(["animate", *base, f"--image={tmp_path / 'picture.png'}", f"--output={tmp_path / 'moves.gif'}"]) == 0
+    assert main(["extend", *base, f"--video={tmp_path / 'moves.gif'}", f"--output={tmp_path / 'on.gif'}"]) == 0
+    assert main(["inpaint", *base, f"--video={tmp_path / 'moves.gif'}", f"--mask={tmp_path / 'picture.png'}",
+                 f"--output={tmp_path / 'anew.mp4'}", "--scale=2"]) == 0
+    assert [media.read_video(tmp_path / name)[0].shape[:3] for name in ("moves.gif", "on.gif", "anew.mp4")] == [
+        (11, 32, 32), (21, 32, 32), (11, 64, 64)]
     assert main(["evaluate", f"--model={folder}", "--suite=all", "--samples=2",
                  f"--report={tmp_path / 'report'}"]) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())

@@ -20,6 +20,9 @@ class Sampling:
     Attributes:
       num_inference_steps: passes of the transformer.
       guidance_scale: lambda of (1 + lambda) cond - lambda uncond; 0 is none, at half the cost.
+      image_guidance_scale: w of nothing + w (image - nothing) + (1 + guidance_scale) (both - image), where frames are
+        given: above 1 what follows keeps closer to them, below 1 less so (`guidance.guide_apart`, three times the
+        cost). At 1 they are a condition like any other.
       temperature: of the choice: scales the Gumbel noise on the confidences, falling to 0. Tokens themselves are drawn
         from softmax(logits).
       guidance_schedule: 'constant', or 'linear', rising from guidance_scale / steps to guidance_scale (Muse, arXiv
@@ -37,12 +40,14 @@ class Sampling:
     mask_schedule: str = "cosine"
     order: str = "confidence"
     remask: float = 0.0
+    image_guidance_scale: float = 1.0
 
     def __post_init__(self):
         whole = self.num_inference_steps
         if isinstance(whole, bool) or not isinstance(whole, (int, np.integer)) or whole < 1:
             raise UserError(f"num_inference_steps={whole!r} must be a whole number of at least 1")
-        for name, least, most in (("guidance_scale", -1, np.inf), ("temperature", 0, np.inf), ("remask", 0, 1)):
+        for name, least, most in (("guidance_scale", -1, np.inf), ("image_guidance_scale", 0, np.inf),
+                                  ("temperature", 0, np.inf), ("remask", 0, 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not least <= value <= most:
                 end = f" and at most {most}" if most < np.inf else ""
@@ -54,7 +59,13 @@ class Sampling:
 
     @property
     def guided(self) -> bool:
+        """Whether the prompt is weighed against none."""
         return bool(self.guidance_scale)
+
+    @property
+    def guided_apart(self) -> bool:
+        """Whether given frames are weighed against none, too."""
+        return self.image_guidance_scale != 1
 
 
 # B.3: against NUWA, in the ablation of the mixes, and for the videos that the paper shows.

@@ -12,7 +12,7 @@ from phenaki_jax.models.cvivit import CViViTConfig
 
 
 def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTConfig,
-         keys_B: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+         keys_B: jax.Array, begin: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Generates scenes one after the other, window by window.
 
     Args:
@@ -20,6 +20,7 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
         [B, F, Y, X, 3]); the first known_steps latent steps of `given` are kept.
       scenes: (a prompt for each of B videos, number of frames); the first scene starts from nothing.
       keys_B: a random key for each video.
+      begin: frames uint8 [B, F, Y, X, 3] that the first scene grows out of; they come before it in what is returned.
 
     Returns:
       frames uint8 [B, sum of frames, Y, X, 3] and tokens int32 [B, T', H, W], the latent steps made, in order. A
@@ -28,9 +29,7 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
     batch, pt = len(scenes[0][0]), sizes.patch[0]
     if sizes.frames == 1 and sum(count for _, count in scenes) > 1:
         raise UserError("tokenizer.frames=1: this model makes images only; ask for num_frames=1")
-    known = min(KNOWN_FRAMES, sizes.frames - pt)  # K; a window must have room for something new
-    known -= (known - 1) % pt
-    frames, tokens = None, []
+    frames, tokens = begin, []
     for prompts, count in scenes:
         done = 0
         while done < count:
@@ -38,9 +37,10 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
             if frames is None:
                 length = 1 if count == 1 else sizes.frames
                 given, steps = np.zeros((batch, length, sizes.height, sizes.width, 3), np.float32), 0
-            else:  # a story shorter than K frames repeats its first
+            else:  # K frames, or as many as there are; a window must have room for something new
+                known = min(KNOWN_FRAMES, sizes.frames - pt, frames.shape[1])
+                known -= (known - 1) % pt
                 last = frames[:, -known:]
-                last = np.concatenate([np.repeat(last[:, :1], known - last.shape[1], axis=1), last], axis=1)
                 padding = np.repeat(last[:, -1:], sizes.frames - known, axis=1)
                 given, steps = np.asarray(to_float(np.concatenate([last, padding], axis=1))), 1 + (known - 1) // pt
             made, video = window(given, prompts, window_keys, steps)

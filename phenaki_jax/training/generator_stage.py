@@ -107,7 +107,7 @@ def make_stage(config, frozen=None) -> Stage:
         tokens, frames = sampler(
             {"generator": {"params": params, "variables": variables}, "tokenizer": frozen},
             to_float(jnp.asarray(video)), jnp.asarray(text), jnp.asarray(text > 0), jax.random.split(key, len(video)),
-            options, known_steps=0)
+            options, frozen=np.zeros((sizes.latent_frames(video.shape[1]), *sizes.grid[1:]), bool))
         return sheet({"truth": video, "generated": to_uint8(frames)})
 
     return Stage("generator", pure.init, pure.axes, pure.variable_axes, loss, frozen or {}, samples)

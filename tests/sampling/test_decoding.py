@@ -10,7 +10,7 @@ from scipy.stats import truncnorm
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.sampling.decoding import decode
-from phenaki_jax.sampling.guidance import guide
+from phenaki_jax.sampling.guidance import guide, guide_apart
 from phenaki_jax.sampling.options import MASK_SCHEDULES, ORDERS, PRESETS, Sampling, chosen
 from phenaki_jax.sampling.schedules import (
     halton_ranks, latent_steps, masked_counts, masked_share, random_mask, remasked_counts)
@@ -87,6 +87,8 @@ def test_an_unknown_schedule_is_refused():
 def test_guidance_closed_form():
     assert guide(3.0, 1.0, 0.0) == 3.0
     assert guide(3.0, 1.0, 2.0) == 7.0
+    assert guide_apart(5.0, 3.0, 2.0, scale=2.0, image_scale=4.0) == 2 + 4 * (3 - 2) + 3 * (5 - 3)
+    assert guide_apart(5.0, 3.0, 2.0, scale=2.0, image_scale=1.0) == guide(5.0, 3.0, 2.0)
 
 
 def certain(target_BS):
@@ -202,6 +204,28 @@ def test_guidance_leads_away_from_the_second_half_and_may_rise(schedule, scales)
                         jnp.ones((2, 12), bool), logits=logits_of)
     for before, after, scale in zip(seen[:, :2], [*seen[1:, :2], out], scales):
         assert set(after[(before == MASK) & (after != MASK)]) == {scale}
+
+
+def test_given_frames_are_weighed_apart_from_the_prompt():
+    """Three parts: with both, without text, with neither, where what is given is masked too.
+
+    Given frames add 100 v to logits of -50 v^2 and the prompt 200 v; at a scale of 1 that is 100 v (image_scale + 4),
+    and the sum is largest at v = image_scale + 4.
+    """
+    place = jnp.arange(V, dtype=jnp.float32)
+
+    def logits_of(tokens):
+        assert len(tokens) == 6
+        text, image = jnp.where(jnp.arange(6) < 2, 1.0, 0.0), jnp.where(tokens[:, 0] == MASK, 0.0, 1.0)
+        logits = -50 * place**2 + 100 * place * (image + 2 * text)[:, None]
+        return jnp.broadcast_to(logits[:, None], (*tokens.shape, V))
+
+    for image_scale in (0.0, 2.0, 4.0):
+        out, seen = watched(Sampling(3, 1.0, 0.0, image_guidance_scale=image_scale), jnp.full((2, 12), 9),
+                            jnp.broadcast_to(jnp.arange(12) >= 3, (2, 12)), logits=logits_of)
+        assert set(out[:, 3:].ravel()) == {image_scale + 4} and set(out[:, :3].ravel()) == {9}
+        assert (seen[:, :4, :3] == 9).all() and (seen[:, 4:, :3] == MASK).all()
+        np.testing.assert_array_equal(seen[:, 4:, 3:], seen[:, :2, 3:])
 
 
 def test_the_paper_s_presets_and_who_has_the_last_word():
