@@ -227,7 +227,7 @@ class PhenakiPipeline:
           image: uint8 [Y, X, 3] for all prompts, or [N, Y, X, 3]; of the size that the model was trained at.
         """
         image = np.asarray(image)
-        prompts, begin = self._begin(prompt, "image", image if image.ndim == 3 else image[:, None], 3)
+        prompts, begin = self._begin(prompt, "image", image[:, None] if image.ndim == 4 else image, 3)
         num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
         _at_least("num_frames", num_frames, 2)
         told = self._tell([(prompts, num_frames - 1)], seed, None, preset, sampling, begin)

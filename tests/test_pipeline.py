@@ -110,7 +110,8 @@ def test_a_region_is_made_anew_and_the_rest_stays(pipe):
 
 @pytest.mark.parametrize("call, words", [
     (lambda p, v: p.animate("a", v[0] / 255), "image is float64"),
-    (lambda p, v: p.animate("a", v[0, :8]), "image is uint8"),
+    (lambda p, v: p.animate("a", v[0, :8]), "image is uint8"), (lambda p, v: p.animate("a", v[0, 0, 0, 0]), "image is"),
+    (lambda p, v: p.animate("a", v[0, :, :, 0]), "image is uint8 of shape .32, 32.;"),
     (lambda p, v: p.animate("a", v[0], num_frames=1), "num_frames=1"),
     (lambda p, v: p.animate("", v[0]), "prompt is empty"),
     (lambda p, v: p.extend(["a", "b", "c"], np.stack([v, v]), num_frames=2), "for 3 prompts"),
