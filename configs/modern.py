@@ -1,5 +1,5 @@
 """The paper's tokenizer with Muon, which has beaten it here at equal parameters by far, and QK norm, which adds little
-but keeps attention from growing (docs/table3.md).
+(docs/table3.md).
 
     python -m phenaki_jax train --config=configs/modern.py:tokenizer --workdir=runs/modern/tokenizer
 

@@ -29,7 +29,10 @@ def open_safetensors(folder: Path) -> dict[str, StoredArray]:
         raise UserError(f"{folder} holds safetensors; reading them needs pip install 'phenaki_jax[text]'") from None
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise UserError(f"{index} has no weight_map from arrays to files")
+        files = sorted(set(places.values()))
     else:
         files = ["model.safetensors"]
     found = {}
@@ -66,6 +69,7 @@ def open_t5x(folder: Path) -> dict[str, StoredArray]:
 
 
 def read_json(path: Path) -> dict:
+    """The object that a JSON file holds. Raises: UserError where it holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Memory that is kept between steps: on a CPU, what XLA gives back and asks for anew costs a fifth of the time."""
+"""Memory that is kept between steps: what XLA gives back and asks for anew costs a CPU a tenth to a fifth of a step."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import sys
 
 GB = 1 << 30
 # No mmap below 4 GB, nothing trimmed below 8, huge pages: the defaults hand XLA's temporaries back to the system at
-# every step, and 60,000 page faults bring them again (docs/benchmarks.md).
+# every step, and 60,000 page faults bring them again (docs/results/quickstart.md).
 TUNABLES = ":".join(f"glibc.malloc.{name}={value}" for name, value in (
     ("hugetlb", 1), ("top_pad", GB // 4), ("mmap_threshold", 4 * GB), ("trim_threshold", 8 * GB)))
 

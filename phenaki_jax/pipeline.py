@@ -14,7 +14,7 @@ from phenaki_jax.config import RUN_CONFIG
 from phenaki_jax.errors import UserError
 from phenaki_jax.input.text import encode_batch
 from phenaki_jax.media import to_float, to_uint8
-from phenaki_jax.models.build import check_text_is_ids, make_generator, make_tokenizer, tokenizer_config
+from phenaki_jax.models.build import check_text_is_ids, make_generator, make_tokenizer
 from phenaki_jax.models.tree import Pure, Tree
 from phenaki_jax.sampling.decoding import make_sampler
 from phenaki_jax.sampling.options import chosen
@@ -185,7 +185,7 @@ class PhenakiPipeline:
           num_frames: 1 (an image) or 1 + patch[0] * k; more than a training clip is made window by window.
           seed: of the first video, the others' count up from it; or one for each. A video depends on its own seed
             alone, not on the others of the call.
-          negative_prompt: what guidance leads away from, for all prompts or for each; needs a guidance_scale above 0.
+          negative_prompt: what guidance leads away from, for all prompts or for each; guidance_scale must not be 0.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
@@ -195,6 +195,8 @@ class PhenakiPipeline:
         if negative_prompt is not None:
             negative_prompt = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(
                 negative_prompt)
+            if not all(isinstance(p, str) for p in negative_prompt):
+                raise UserError(f"negative_prompt={negative_prompt!r} has to be texts")
             if len(negative_prompt) != len(prompts):
                 raise UserError(f"negative_prompt has {len(negative_prompt)} texts; there are {len(prompts)} prompts")
             negative_prompt = [p for p in negative_prompt for _ in range(num_videos_per_prompt)]
@@ -298,16 +300,8 @@ class PhenakiPipeline:
         for _, count in scenes:
             _at_least("num_frames", count, 1)
         window = self._window([p for prompts, _ in scenes for p in prompts], negative, preset, sampling)
-        grid = self.tokenizer.config.grid
-
-        def tell_window(given, prompts, keys, known_steps):
-            frozen = np.zeros((self.tokenizer.config.latent_frames(given.shape[1]), *grid[1:]), bool)
-            frozen[:known_steps] = True
-            return window(given, prompts, keys, frozen)
-
         keys = self._keys(seed, len(scenes[0][0]))
-        frames, tokens = tell(tell_window, scenes, tokenizer_config(self.config), keys, begin)
-        return PipelineResult(frames, tokens)
+        return PipelineResult(*tell(window, scenes, self.tokenizer.config, keys, begin))
 
     def _keys(self, seed: int | Sequence[int], count: int) -> jax.Array:
         """A random key for each of `count` videos."""

@@ -141,6 +141,7 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
     (lambda p: p("a", seed=1.5), "seed=1.5"), (lambda p: p("a", steps=3), "sampling.steps"),
     (lambda p: p("a", negative_prompt="b", guidance_scale=0), "negative_prompt needs"),
     (lambda p: p("a", negative_prompt=["b", "c"]), "negative_prompt has 2"),
+    (lambda p: p("a", negative_prompt=[3]), "has to be texts"),
     (lambda p: p("a", negative_prompt="b" * 99), "99 bytes"), (lambda p: p("a", preset="best"), "preset='best'"),
     (lambda p: p.tokenizer.decode(np.full((1, 1, 4, 8), 1000)), "0..999"),
     (lambda p: p.encode(np.zeros((1, 11, 42, 32, 3), np.uint8)), "42 x 32"),

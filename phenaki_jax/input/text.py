@@ -53,7 +53,8 @@ class SentencePieceVocabulary:
         except ImportError:
             raise UserError("SentencePiece vocabularies need pip install 'phenaki_jax[text]'") from None
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
+            content = Path(path).read_bytes()
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=content or b"empty")  # b"" would load nothing
         except OSError as error:
             raise UserError(f"vocabulary {os.fspath(path)!r} cannot be read ({error.strerror})") from None
         except RuntimeError:

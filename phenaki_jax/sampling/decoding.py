@@ -74,7 +74,7 @@ def decode(logits_of: Callable[[jax.Array], jax.Array], tokens_BS: jax.Array, fr
         gumbel_BS = jax.vmap(lambda key: jax.random.gumbel(key, sure_BS.shape[1:]))(keys_2B[:, 1])
         score_BS = sure_BS + scales.temperature * (1 - (index + 1) / steps) * gumbel_BS
         first_BS = {"confidence": score_BS, "random": gumbel_BS,
-                    "halton": None if ranks_S is None else -ranks_S + jnp.zeros_like(score_BS)}[options.order]
+                    "halton": None if ranks_S is None else jnp.broadcast_to(-ranks_S, score_BS.shape)}[options.order]
         stay_BS = lowest(jnp.where(masked_BS, first_BS, jnp.inf), counts_N[index] - again_N[index])
         if options.remask:
             stay_BS |= lowest(jnp.where(free_BS & ~masked_BS, score_BS, jnp.inf), again_N[index])

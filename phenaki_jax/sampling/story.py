@@ -16,8 +16,8 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
     """Generates scenes one after the other, window by window.
 
     Args:
-      window: (given float [B, F, Y, X, 3], prompts, keys [B], known_steps) -> (tokens int32 [B, T, H, W], frames uint8
-        [B, F, Y, X, 3]); the first known_steps latent steps of `given` are kept.
+      window: (given float [B, F, Y, X, 3], prompts, keys [B], frozen boolean [T, H, W]) -> (tokens int32 [B, T, H, W],
+        frames uint8 [B, F, Y, X, 3]); where frozen, the tokens of `given` are kept.
       scenes: (a prompt for each of B videos, number of frames); the first scene starts from nothing.
       keys_B: a random key for each video.
       begin: frames uint8 [B, F, Y, X, 3] that the first scene grows out of; they come before it in what is returned.
@@ -43,7 +43,9 @@ def tell(window: Callable, scenes: list[tuple[list[str], int]], sizes: CViViTCon
                 last = frames[:, -known:]
                 padding = np.repeat(last[:, -1:], sizes.frames - known, axis=1)
                 given, steps = np.asarray(to_float(np.concatenate([last, padding], axis=1))), 1 + (known - 1) // pt
-            made, video = window(given, prompts, window_keys, steps)
+            frozen = np.zeros((sizes.latent_frames(given.shape[1]), *sizes.grid[1:]), bool)
+            frozen[:steps] = True
+            made, video = window(given, prompts, window_keys, frozen)
             new = video[:, known if steps else 0:][:, :count - done]
             frames = new if frames is None else np.concatenate([frames, new], axis=1)
             tokens.append(made[:, steps:])

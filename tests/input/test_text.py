@@ -67,6 +67,9 @@ def test_pieces_equal_those_of_seqio(tmp_path):
 def test_what_is_no_vocabulary_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         text.SentencePieceVocabulary(tmp_path / "nothing.model")
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(UserError, match="is no SentencePiece model"):
+        text.SentencePieceVocabulary(tmp_path / "empty")
     (tmp_path / "text").write_text("words")
     with pytest.raises(UserError, match="is no SentencePiece model"):
         text.SentencePieceVocabulary(tmp_path / "text")

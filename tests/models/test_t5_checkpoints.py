@@ -153,6 +153,8 @@ def test_what_is_no_pretrained_t5_is_refused(tmp_path):
     refused("is no safetensors file", tmp_path / "torch")
     (tmp_path / "torch" / "config.json").write_text("{")
     refused("not readable as JSON", tmp_path / "torch")
+    (tmp_path / "wide" / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+    refused("has no weight_map", tmp_path / "wide")
     refused("does not fit", FOLDER / "t5x", activation="relu")
     shutil.copytree(FOLDER / "t5x", tmp_path / "t5x")
     broken = tmp_path / "t5x" / "checkpoint_0" / "target.encoder.encoder_norm.scale"
