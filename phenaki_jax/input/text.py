@@ -54,7 +54,7 @@ class SentencePieceVocabulary:
             raise UserError("SentencePiece vocabularies need pip install 'phenaki_jax[text]'") from None
         try:
             content = Path(path).read_bytes()
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=content or b"empty")  # b"" would load nothing
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=content or b"empty")  # b"" loads nothing
         except OSError as error:
             raise UserError(f"vocabulary {os.fspath(path)!r} cannot be read ({error.strerror})") from None
         except RuntimeError:
