@@ -18,6 +18,7 @@ BASE = [
     "pillow>=11.0",
     "av>=14.0",
     "tensorstore>=0.1.84",
+    "pyyaml>=6.0",
 ]
 
 # TensorFlow comes through tensorflow-text: naming tensorflow-cpu as well would install both over each other.

@@ -7,8 +7,9 @@
 Arguments: `tokenizer` (table 6), `generator` (table 7, 1.8 B), `generator_0.9b` (B.3), `prediction` (5 frames to 11 at
 64 x 64 without text, Kinetics-600; its dropout is on the residual branches, not on attention weights, and its tokenizer
 is not `tokenizer`: train one of the same sizes). Their data is not open: name a mixture of your own with
---config.data.mixture. The generators size their text as T5-XXL embeddings, which batches do not carry yet: to train one
-now, give it an encoder of its own (--config.text.encoder=bytes and its sizes).
+--config.data.mixture. The generators read T5-XXL's embeddings: name its folder (--config.text.path)
+and its SentencePiece file (--config.text.vocabulary), or give them an encoder of their own (--config.text.encoder=bytes
+and its sizes).
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +30,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     # Table 7 and B.3: 1.8 B parameters with cross-attention to 4096-wide (T5-XXL) embeddings.
     config.stage = "generator"
     config.batch_size = 512
+    config.text.dtype = "bfloat16"  # 9.5 GB
     config.optimizer.warmup_steps = 10_000
     config.optimizer.decay_steps = 4_000_000  # the model shown was taken at 1 M steps
     if arg == "generator_0.9b":
@@ -128,7 +130,12 @@ def _base() -> ConfigDict:
         "dtype": "bfloat16",
     })
     config.text = ConfigDict({
-        "encoder": "precomputed",
+        "encoder": "t5",
+        "path": "",
+        "vocabulary": "",
+        "activation": "",
+        "dtype": "float32",
+        "cache": "",
         "length": 96,
         "embed_dim": 4096,
         "layers": 0,
@@ -141,6 +148,7 @@ def _base() -> ConfigDict:
         "schedule": (),  # ((0, mixture), (step, mixture), …) instead: mixtures that take turns
         "modules": ("data.mixtures",),
         "data_dir": "",
+        "token_cache": "",
         "split": "train",
         "eval_split": "test",
         "fps": 8.0,

@@ -7,23 +7,29 @@ runs both; one alone:
     python -m phenaki_jax train --config=configs/quickstart.py:tokenizer --workdir=runs/quickstart/tokenizer
     python -m phenaki_jax train --config=configs/quickstart.py:generator --workdir=runs/quickstart/generator \\
         --config.tokenizer_run=runs/quickstart/tokenizer
+
+A critic over its generator, to be sampled from instead of it:
+
+    python -m phenaki_jax train --config=configs/quickstart.py:critic --workdir=runs/quickstart/critic \\
+        --config.generator_run=runs/quickstart/generator
 """
 
 from ml_collections import ConfigDict
 
 from phenaki_jax.errors import UserError
 
-ARGUMENTS = ("tokenizer", "generator")
+ARGUMENTS = ("tokenizer", "generator", "critic")
 
 
 def get_config(arg: str = "tokenizer") -> ConfigDict:
-    """arg: tokenizer or generator."""
+    """arg: tokenizer, generator, or critic, which `phenaki quickstart` does not run."""
     if arg not in ARGUMENTS:
         raise UserError(f"configs/quickstart.py has no argument {arg!r}; it has {', '.join(ARGUMENTS)}.")
     config = ConfigDict()
     config.stage = arg
     config.seed = 0
     config.tokenizer_run = ""  # a generator's tokenizer: the folder of its run
+    config.generator_run = ""  # a critic's generator
 
     # 11 frames of 32 x 32 become 6 x 8 x 8 = 384 tokens of 256 codes. Few codes, and a decoder that mends wrong ones,
     # leave the generator less to learn: what it gets wrong here and there does not tear the picture.
@@ -91,7 +97,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "blur": (1, 3, 3, 1),
         "dtype": "float32",
     })
-    config.generator = ConfigDict({
+    transformer = {
         "embed_dim": 128,
         "layers": 4,
         "heads": 4,
@@ -105,7 +111,9 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "unroll": True,
         "remat": False,
         "dtype": "float32",
-    })
+    }
+    config.generator = ConfigDict({"conditions": (), **transformer})
+    config.critic = ConfigDict({**transformer, "layers": 2})
     # A small T5 encoder over bytes, trained along with the generator.
     config.text = ConfigDict({
         "encoder": "bytes",
@@ -122,6 +130,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     config.data = ConfigDict({
         "mixture": "sprite_tokenizer_80_20" if arg == "tokenizer" else "sprite_stories_80_20",
         "schedule": (),  # ((0, mixture), (step, mixture), …) instead: mixtures that take turns
+        "sizes": (),  # ((frames, height, width), …): lengths and resolutions that steps have by turns
         "modules": ("data.mixtures",),
         "data_dir": "",
         "split": "train",
@@ -142,17 +151,18 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "end_factor": 0.01,
     })
     config.train = ConfigDict({
-        "steps": 1200 if arg == "tokenizer" else 2000,
+        "steps": {"tokenizer": 1200, "generator": 2000, "critic": 600}[arg],
         "log_every": 20,
         "checkpoint_every": 500,
         "keep": 2,
         "sample_every": 1000,
         "accumulate": 1,
         "ema_decay": 0.995,
-        "mask_schedule": "mixed",
+        "mask_schedule": "uniform" if arg == "critic" else "mixed",
         "first_given": 0.4,  # clips whose first latent step is known: from them motion is learned
         "label_smoothing": 0.0,
         "z_loss": 0.0,
+        "noise_augmentation": 0.0,  # up to how much of what is given is random, for generator.conditions of "noise"
     })
     config.sampling = ConfigDict({
         "num_inference_steps": 24,
@@ -161,8 +171,9 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "image_guidance_scale": 1.0,
         "guidance_schedule": "constant",
         "mask_schedule": "cosine",
-        "order": "confidence",
+        "order": "critic" if arg == "critic" else "confidence",
         "remask": 0.0,
+        "noise_augmentation": 0.0,
     })
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1})
     return config

@@ -20,8 +20,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from phenaki_jax.config import load_config
-from phenaki_jax.errors import UserError
+from phenaki_jax.config import load_config, named
 
 # tokenizer.*, where the models differ. conv has one layer of attention at its coarsest cells, as VQGAN has (arXiv
 # 2012.09841); temporal_layers=0 with a patch of one frame leaves nothing that joins frames.
@@ -46,12 +45,7 @@ VIDEO_LOSS = ("conv_video", "vit_video", "cvivit", "modern", "paper")
 
 def get_config(arg: str = "cvivit") -> ConfigDict:
     """arg: a model of NAMES, and after a comma the scale, cpu (default) or accelerator."""
-    name, _, scale = arg.partition(",")
-    scale = scale or "cpu"
-    if name not in NAMES:
-        raise UserError(f"configs/table3.py has no model {name!r}; it has {', '.join(NAMES)}.")
-    if scale not in MODELS:
-        raise UserError(f"configs/table3.py has no scale {scale!r}; it has {', '.join(MODELS)}.")
+    name, scale = named("configs/table3.py", arg, NAMES, MODELS)
     config = load_config(f"{pathlib.Path(__file__).with_name('quickstart.py')}:tokenizer")
     config.tokenizer.update(quantizer="vq", levels=(), qk_norm=False, code_noise=0.0)
     config.tokenizer.update(MODELS[scale]["cvivit" if name == "paper" else name.split("_")[0]])

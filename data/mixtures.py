@@ -12,6 +12,9 @@ add("sprite_stories_80_20", [("sprite_clips_32", 0.6), ("sprite_stories_32", 0.2
 add("sprite_stories_50_50", [("sprite_clips_32", 0.375), ("sprite_stories_32", 0.125), ("sprite_images_32", 0.5)])
 add("sprite_stories_video_only", [("sprite_clips_32", 0.75), ("sprite_stories_32", 0.25)])
 
+# The same with clips at any speed and several frame rates, for a generator that is told motion and fps.
+add("sprite_paced_80_20", [("sprite_paced_32", 0.6), ("sprite_stories_32", 0.2), ("sprite_images_32", 0.2)])
+
 # For the tokenizer: a quarter of the clips are images that slide, so that what only images show is met in motion.
 add("sprite_tokenizer_80_20", [
     ("sprite_clips_32", 0.4), ("sprite_stories_32", 0.2), ("sprite_sliding_32", 0.2), ("sprite_images_32", 0.2)])

@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load_config": ".config",
-    "create_tokenizer": ".pipeline",
-    "create_generator": ".pipeline",
+    "create_tokenizer": ".bound",
+    "create_generator": ".bound",
     "PhenakiPipeline": ".pipeline",
     "T5Encoder": ".models.t5",
     "UserError": ".errors",

@@ -45,8 +45,11 @@ def make_parser() -> argparse.ArgumentParser:
         to.add_argument("--num_inference_steps", type=int, help="passes of the decoder")
         to.add_argument("--temperature", type=float, help="of the choice of tokens, annealed to 0")
         to.add_argument("--mask_schedule", help="cosine, arccos, linear, square")
-        to.add_argument("--order", help="of decided tokens: confidence, halton, random")
+        to.add_argument("--order", help="of decided tokens: confidence, halton, random; critic for a critic's run")
         to.add_argument("--remask", type=float, help="share of decided tokens that each pass makes anew")
+        to.add_argument("--noise_augmentation", type=float, help="share of given tokens that the model sees as random")
+        to.add_argument("--motion", help="how much moves: low, medium, high, extreme, or %% of the frame a second")
+        to.add_argument("--fps", type=float, help="frame rate that the model is told, and of the file")
 
     quickstart = verb("quickstart", "From nothing to a told story: data, both stages, story, report.")
     quickstart.add_argument("--workdir", default="runs/quickstart", metavar="DIR")
@@ -58,24 +61,34 @@ def make_parser() -> argparse.ArgumentParser:
 
     generate = verb("generate", "Make a video, or an image, of a prompt; or tell a story.")
     add_model(generate)
-    what = generate.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times")
+    what = generate.add_mutually_exclusive_group()
+    what.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times; none for a model "
+                      "without text")
     what.add_argument("--prompts", metavar="FILE", help="one prompt a line")
-    what.add_argument("--story", metavar="FILE", help='JSON [{"prompt": …, "num_frames": …}], or a scene a line')
+    what.add_argument("--story", metavar="FILE", help="YAML or JSON, a list of scenes; or a prompt a line")
     generate.add_argument("--output", required=True, metavar="FILE", help=".mp4, .webm, .gif; .png for one frame")
     generate.add_argument("--frames", type=int, help="how many (default: as many as the model was trained on)")
+    generate.add_argument("--keyframes", type=int, help="make so many first, then the --between frames between two")
+    generate.add_argument("--between", type=int, help="with --keyframes (default: 3)")
     generate.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
     generate.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
+    generate.add_argument("--context_frames", type=int, metavar="K", help="that a story's windows grow out of (5)")
+    generate.add_argument("--parts", metavar="DIR", help="keeps a story's scenes; the same command goes on from them")
+    generate.add_argument("--redo", type=int, action="append", metavar="N", help="another draw of scene N of --parts")
     add_sampler(generate)
+    generate.set_defaults(seed=None)  # a story's file may have its own
 
     for name, summary, files in (
             ("animate", "Set a picture in motion under a prompt.", {"image": "the first frame"}),
+            ("interpolate", "Make what happens between two pictures.", {"image": "the first frame",
+                                                                        "last_image": "the last"}),
             ("extend", "Go on from a video under a prompt.", {"video": "whose last frames are gone on from"}),
             ("inpaint", "Make a region of a short video anew under a prompt.", {
-                "video": "as many frames as the model was trained on at most", "mask": "an image, white where anew"})):
+                "video": "as many frames as the model was trained on at most",
+                "mask": "an image or a video, white where anew"})):
         task = verb(name, summary)
         add_model(task)
-        task.add_argument("--prompt", required=True, metavar="TEXT")
+        task.add_argument("--prompt", metavar="TEXT", help="none for a model without text")
         for file, meaning in files.items():
             task.add_argument(f"--{file}", required=True, metavar="FILE", help=meaning)
         task.add_argument("--output", required=True, metavar="FILE", help=".mp4, .webm, .gif")
@@ -83,6 +96,13 @@ def make_parser() -> argparse.ArgumentParser:
             task.add_argument("--frames", type=int, help="of the video, or, to extend, how many more")
         task.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
         add_sampler(task)
+
+    precompute = verb("precompute", "Read captions and encode clips beforehand, for text.cache and data.token_cache.")
+    of = precompute.add_mutually_exclusive_group(required=True)
+    of.add_argument("--model", metavar="DIR", help="a run's folder: its data and its models")
+    of.add_argument("--config", metavar="FILE[:ARG]", help="of a generator yet to be trained; also --config.FIELD=…")
+    precompute.add_argument("--what", required=True, help="text, tokens; both with a comma")
+    precompute.add_argument("--output", required=True, metavar="DIR", help="the cache; what is there already stays")
 
     reconstruct = verb("reconstruct", "Encode and decode videos and images: what the tokenizer keeps of them.")
     add_model(reconstruct)
@@ -93,21 +113,24 @@ def make_parser() -> argparse.ArgumentParser:
 
     evaluate = verb("evaluate", "Measure a model in the sprite world.")
     add_model(evaluate)
-    evaluate.add_argument("--suite", required=True, help="attributes, tokenizer, stories; several with commas, or all")
+    evaluate.add_argument("--suite", required=True,
+                          help="attributes, tokenizer, stories; with commas, or all of these; "
+                          "also long, control, editing, critic")
     evaluate.add_argument("--report", required=True, metavar="FILE", help="FILE.json, FILE.md, or a folder for both")
     evaluate.add_argument("--samples", type=int, help="how many of each (default: as the quickstart)")
     add_sampler(evaluate)
 
     reproduce = verb("reproduce", "Train and measure what a table of the paper compares, in small; resumes. "
                      "--config.FIELD=VALUE changes all of its models.")
-    reproduce.add_argument("table", metavar="TABLE", help="table3: the tokenizers")
+    reproduce.add_argument("table", metavar="TABLE", help="table2: mixes of images and videos; table3: the tokenizers")
     reproduce.add_argument("--workdir", metavar="DIR", help="(default: runs/TABLE)")
-    reproduce.add_argument("--scale", default="cpu", help="cpu (under an hour on two cores) or accelerator")
+    reproduce.add_argument("--scale", default="cpu", help="cpu (an hour or so on two cores) or accelerator")
     reproduce.set_defaults(config=None)  # its table's own, which --config.FIELD changes
 
     benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
-    benchmark.add_argument("what", metavar="WHAT", help="tokenizer, or length: 600 frames beside 33")
-    benchmark.add_argument("--config", default="configs/benchmark.py", metavar="FILE", help="also --config.FIELD=…")
+    benchmark.add_argument("what", metavar="WHAT",
+                           help="tokenizer, generator, sampling, or length: 600 frames beside 33")
+    benchmark.add_argument("--config", metavar="FILE", help="default: configs/benchmark.py; also --config.FIELD=…")
     benchmark.add_argument("--peer", metavar="PYTHON", help="an interpreter with phenaki-pytorch: both, side by side")
     benchmark.add_argument("--rounds", type=int, help="timed rounds of each (default: 5); the median counts")
     benchmark.add_argument("--report", metavar="FILE", help="FILE.json, to which the figures go as well")

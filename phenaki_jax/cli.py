@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ def _typed(source: str, overrides: Overrides) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- models at work
 
 def generate(options: argparse.Namespace, overrides: Overrides) -> int:
-    from phenaki_jax import media
+    from phenaki_jax import media, story_files
 
     output = Path(options.output)
     if options.frames is not None and options.frames < 1:
@@ -47,25 +46,62 @@ def generate(options: argparse.Namespace, overrides: Overrides) -> int:
     _check_suffix("--output", output, media.IMAGES + media.VIDEOS if one_frame else media.VIDEOS)
     if options.scale < 1:
         raise UserError(f"--scale={options.scale} has to be at least 1.")
+    for name in ("parts", "redo", "context_frames"):
+        if getattr(options, name) is not None and not options.story:
+            raise UserError(f"--{name} goes with --story.")
+    for name in ("keyframes", "between"):
+        if getattr(options, name) is not None and options.story:
+            raise UserError(f"--{name} goes with --prompt or --prompts, not with --story.")
     config = model_config(options.model)
-    scenes = read_story(options.story, config, options.frames) if options.story else []
-    prompts = read_prompts(options.prompts) if options.prompts else options.prompt or []
-    if not options.story and not all(prompt.strip() for prompt in prompts):
-        raise UserError("--prompt is empty; say what the video shows.")
-    sampler = _sampler(options, config)
+    if options.story:
+        return _tell(options, config)
+    prompts = story_files.read_lines(options.prompts) if options.prompts else options.prompt
+    _check_prompts(prompts, config)
+    sampler = _sampler(options, config) | {"seed": options.seed or 0}
     if options.negative_prompt is not None:
-        if scenes:
-            raise UserError("--negative_prompt goes with --prompt or --prompts, not with --story.")
         sampler["negative_prompt"] = options.negative_prompt
+    if options.keyframes is None and options.between is not None:
+        raise UserError("--between goes with --keyframes.")
+    if options.keyframes is not None and (options.frames or options.negative_prompt is not None):
+        raise UserError("--keyframes goes with --prompt or --prompts, and without --frames and --negative_prompt: "
+                        "there are 1 + (keyframes - 1) (1 + between) frames.")
     pipe = load_pipeline(options.model)
-    if scenes:
-        videos = pipe.story(scenes, seed=options.seed, **sampler).frames
+    if options.keyframes is None:
+        videos = pipe(prompts, num_frames=options.frames or config.tokenizer.frames, **sampler).frames
     else:
-        count = options.frames or config.tokenizer.frames
-        videos = pipe(prompts, num_frames=count, seed=options.seed, **sampler).frames
+        between = {} if options.between is None else {"between": options.between}
+        videos = pipe.keyframes(prompts, num_keyframes=options.keyframes, **between, **sampler).frames
     for path, frames in zip(numbered(output, len(videos)), videos):
-        write(path, frames, config.data.fps, options.scale)
+        write(path, frames, options.fps or config.data.fps, options.scale)
         print(path)
+    return 0
+
+
+def _tell(options: argparse.Namespace, config: Any) -> int:
+    """Tells --story; what the command line says goes before what the file says of all scenes."""
+    from phenaki_jax import story_files
+    from phenaki_jax.sampling.scenes import check_seed, overlay, read_scenes
+
+    scenes, general = story_files.read_story(options.story)
+    special = _sampler(options, config) | {
+        "seed": options.seed, "num_frames": options.frames, "context_frames": options.context_frames,
+        "negative_prompt": options.negative_prompt}
+    general = {"seed": 0} | overlay(general, special)
+    seed = general.pop("seed")
+    check_seed(seed)
+    read_scenes(scenes, config, general)
+    redo = options.redo or []
+    for number in redo:
+        if not 1 <= number <= len(scenes):
+            raise UserError(f"--redo={number} has to be the number of a scene, 1 to {len(scenes)}.")
+    if redo and not options.parts:
+        raise UserError("--redo needs --parts=DIR, the folder that has the scenes that are not made anew.")
+    parts = story_files.Parts(Path(options.parts)) if options.parts else None
+    pipe = load_pipeline(options.model)
+    scenes = parts.drawn(scenes, seed, redo) if parts else scenes
+    story_files.write_story(pipe, scenes, Path(options.output), file_fps=general.get("fps") or config.data.fps,
+                            scale=options.scale, parts=parts, seed=seed, **general)
+    print(options.output)
     return 0
 
 
@@ -75,6 +111,10 @@ def animate(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def extend(options: argparse.Namespace, overrides: Overrides) -> int:
     return _go_on(options, "video")
+
+
+def interpolate(options: argparse.Namespace, overrides: Overrides) -> int:
+    return _go_on(options, "image")
 
 
 def inpaint(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -88,25 +128,41 @@ def _go_on(options: argparse.Namespace, given: str, mask: bool = False) -> int:
     _check_suffix("--output", Path(options.output), media.VIDEOS)
     if options.scale < 1:
         raise UserError(f"--scale={options.scale} has to be at least 1.")
-    if not options.prompt.strip():
-        raise UserError("--prompt is empty; say what the video shows.")
     config = model_config(options.model)
+    _check_prompts(None if options.prompt is None else [options.prompt], config)
     sampler, sizes = _sampler(options, config), (config.tokenizer.height, config.tokenizer.width)
     read = media.read_image if given == "image" else lambda path: media.read_video(path)[0]
     frames = read(getattr(options, given))
     frames = media.fit(frames[None] if frames.ndim == 3 else frames, *sizes)
     if mask:
-        sampler["mask"] = media.fit(media.read_image(options.mask)[None], *sizes)[0].mean(-1) > 127
+        is_video = Path(options.mask).suffix.lower() in media.VIDEOS
+        white = media.read_video(options.mask)[0] if is_video else media.read_image(options.mask)[None]
+        anew = media.fit(white, *sizes).mean(-1) > 127
+        sampler["mask"] = anew if is_video else anew[0]
     elif options.frames is not None:
         sampler["num_frames"] = options.frames
     elif given == "video":
         sampler["num_frames"] = config.tokenizer.frames - 1
+    if options.verb == "interpolate":
+        sampler["last_image"] = media.fit(read(options.last_image)[None], *sizes)[0]
     pipe = load_pipeline(options.model)
     made = getattr(pipe, options.verb)(options.prompt, frames[0] if given == "image" else frames, seed=options.seed,
                                        **sampler)
-    write(Path(options.output), made.frames[0], config.data.fps, options.scale)
+    write(Path(options.output), made.frames[0], options.fps or config.data.fps, options.scale)
     print(options.output)
     return 0
+
+
+def precompute(options: argparse.Namespace, overrides: Overrides) -> int:
+    from phenaki_jax import precompute as program
+
+    what = tuple(options.what.split(","))
+    unknown = [name for name in what if name not in program.WHAT]
+    if unknown:
+        raise UserError(f"--what={options.what!r} has {unknown[0]!r}, which is not one of {', '.join(program.WHAT)}.")
+    source = options.config or str(run_folder(options.model))
+    config = configs.load_config(source, _typed(source, overrides))
+    return program.main(config, None if options.config else source, what, options.output)
 
 
 def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -129,11 +185,11 @@ def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:
 def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import quickstart as world
 
+    known = (*world.SUITES, *world.MORE_SUITES)
     suites = world.SUITES if options.suite == "all" else tuple(options.suite.split(","))
-    unknown = [suite for suite in suites if suite not in world.SUITES]
+    unknown = [suite for suite in suites if suite not in known]
     if unknown:
-        known = ", ".join(world.SUITES)
-        raise UserError(f"--suite={options.suite!r} has {unknown[0]!r}, which is not one of {known} or all.")
+        raise UserError(f"--suite={options.suite!r} has {unknown[0]!r}, which is not one of {', '.join(known)} or all.")
     if options.samples is not None and options.samples < 1:
         raise UserError(f"--samples={options.samples} has to be at least 1.")
     target = Path(options.report)
@@ -144,11 +200,13 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
     pipe = load_pipeline(options.model)
     from phenaki_jax.evaluation import report
 
-    sizes = world.Sizes(*[options.samples] * 4) if options.samples else world.Sizes()
+    sizes = world.Sizes.of_each(options.samples) if options.samples else world.Sizes()
     measurements = world.evaluate(pipe, config, sizes, suites, options.seed, **sampler)
     how = report.circumstances() | {"model": options.model, "seed": options.seed, "sampling": sampler}
+    bars = report.BARS if set(suites) & set(world.SUITES) else ()
+    bars += tuple(bar for suite in suites for bar in report.MORE_BARS.get(suite, ()))
     with tempfile.TemporaryDirectory() as folder:
-        table = report.write_report(folder, measurements, how)
+        table = report.write_report(folder, measurements, how, bars=bars)
         for name in ("report.json", "report.md"):
             place = target / name if not target.suffix else target
             if place.suffix == Path(name).suffix:
@@ -173,15 +231,18 @@ def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import benchmark as program
     from phenaki_jax import long_video
 
-    if options.what not in ("tokenizer", "length"):
-        raise UserError(f"{options.what!r} cannot be benchmarked; it is one of tokenizer, length.")
-    config = configs.load_config(options.config, _typed(options.config, overrides))
+    if options.what not in (*program.SUBJECTS, "length"):
+        raise UserError(f"{options.what!r} cannot be benchmarked; it is one of {', '.join(program.SUBJECTS)}, length.")
+    stage = program.SUBJECTS[options.what].stage if options.what in program.SUBJECTS else "tokenizer"
+    source = options.config or f"configs/benchmark.py:{stage}"
+    config = configs.load_config(source, _typed(source, overrides))
     if options.what == "length":
         for name in ("peer", "rounds"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name} is not for `phenaki benchmark length`, which measures each length once.")
         return long_video.main(config, options.report)
-    return program.main(config, options.peer, 5 if options.rounds is None else options.rounds, options.report)
+    return program.main(options.what, config, options.peer, 5 if options.rounds is None else options.rounds,
+                        options.report)
 
 
 def doctor(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -215,51 +276,12 @@ def load_pipeline(model: str):
     return PhenakiPipeline.from_pretrained(model)
 
 
-def read_prompts(path: str) -> list[str]:
-    """One prompt a line; empty lines are left out. Raises: UserError where the file is missing or empty."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"There is no file {path!r}.")
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise UserError(f"{path!r} is no text file (it is not UTF-8).") from None
-    prompts = [line for line in lines if line]
-    if not prompts:
-        raise UserError(f"{path!r} is empty; write one prompt a line.")
-    return prompts
-
-
-def read_story(path: str, config: Any, frames: int | None) -> list[dict]:
-    """Scenes [{"prompt": str, "num_frames": int}, …] of a JSON file, or of a text file with one scene a line.
-
-    A scene that does not say how long it is gets ``frames``, else a training clip in the first place and then whole
-    latent steps of about the same length. Raises: UserError.
-    """
-    first, later = config.tokenizer.frames, config.tokenizer.frames + config.tokenizer.patch[0] - 1
-    lines = read_prompts(path)
-    if Path(path).suffix.lower() != ".json" and lines[0][0] not in "[{":
-        scenes: Any = [{"prompt": line} for line in lines]
-    else:
-        try:
-            scenes = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path!r} is not readable as JSON: {error}.") from None
-    if not isinstance(scenes, list) or not scenes:
-        raise UserError(f'{path!r} has to be a list of scenes, [{{"prompt": "…", "num_frames": {first}}}, …].')
-    story = []
-    for number, scene in enumerate(scenes, 1):
-        scene = {"prompt": scene} if isinstance(scene, str) else scene
-        if not isinstance(scene, dict) or not isinstance(scene.get("prompt"), str) or not scene["prompt"].strip():
-            raise UserError(f'Scene {number} of {path!r} has no "prompt".')
-        extra = sorted(set(scene) - {"prompt", "num_frames"})
-        if extra:
-            raise UserError(f'Scene {number} of {path!r} has {extra[0]!r}; a scene has "prompt" and "num_frames".')
-        count = scene.get("num_frames", frames or (first if number == 1 else later))
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UserError(f'Scene {number} of {path!r} has num_frames={count!r}; it has to be at least 1.')
-        story.append({"prompt": scene["prompt"], "num_frames": count})
-    return story
+def _check_prompts(prompts: list[str] | None, config: Any) -> None:
+    """Raises: UserError where a model of texts is given none."""
+    if prompts is None and config.get("text", {}).get("encoder") != "none":
+        raise UserError("--prompt is missing; say what the video shows.")
+    if not all(prompt.strip() for prompt in prompts or []):
+        raise UserError("--prompt is empty; say what the video shows.")
 
 
 def numbered(path: Path, count: int) -> list[Path]:
@@ -286,9 +308,16 @@ def _sampler(options: argparse.Namespace, config: Any) -> dict[str, Any]:
     """The sampler's options that were given, checked."""
     from phenaki_jax.sampling.options import Sampling, chosen
 
-    if options.seed < 0:
+    if options.seed is not None and options.seed < 0:
         raise UserError(f"--seed={options.seed} has to be 0 or more.")
     names = ("preset", *(field.name for field in dataclasses.fields(Sampling)))
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     chosen(config.sampling, **given)
+    if options.fps is not None:
+        given["fps"] = options.fps
+    if options.motion is not None:
+        try:
+            given["motion"] = float(options.motion)
+        except ValueError:
+            given["motion"] = options.motion
     return given

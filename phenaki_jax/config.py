@@ -17,11 +17,14 @@ from phenaki_jax.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_CONFIG = "config.json"
-STAGES = ("tokenizer", "generator")
+STAGES = ("tokenizer", "generator", "critic")
+BYTES = "bytes"  # the text.vocabulary that is no file
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
              "train.accumulate", "text.length")
 # Fields that a config may leave out, and what they are then.
-OPTIONAL = {"data.schedule": (), "train.accumulate": 1}
+OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.token_cache": "", "generator.conditions": (),
+            "train.accumulate": 1, "train.noise_augmentation": 0.0, "sampling.noise_augmentation": 0.0,
+            "text.path": "", "text.vocabulary": "", "text.activation": "", "text.dtype": "float32", "text.cache": ""}
 
 
 def load_config(source: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -66,6 +69,19 @@ def _read_python(source: str) -> ConfigDict:
         raise UserError(f"The config file {name!r} takes no argument, but was given {argument!r}.")
     config = module.get_config(argument) if argument else module.get_config()
     return from_dict(config.to_dict())
+
+
+def named(file: str, arg: str, names: Mapping | tuple[str, ...], scales: Mapping) -> tuple[str, str]:
+    """The name and the scale, the first of `scales` where none is said, of an argument "name,scale" of a config file.
+
+    Raises: UserError for one that the file does not have.
+    """
+    name, _, scale = arg.partition(",")
+    scale = scale or next(iter(scales))
+    for what, value, known in (("model", name, names), ("scale", scale, scales)):
+        if value not in known:
+            raise UserError(f"{file} has no {what} {value!r}; it has {', '.join(known)}.")
+    return name, scale
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -206,10 +222,14 @@ def mixtures(config: ConfigDict) -> tuple[tuple[int, str], ...]:
 
 
 def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
-    """The config as a run keeps it: a copy in which the folders that depend on the work folder are named."""
+    """The config as a run keeps it: a copy that names its folders, whatever folder it is read from."""
     config = from_dict(config.to_dict())
     if not config.data.data_dir:
         config.data.data_dir = str(Path(workdir).parent / "data")
+    for name in ("path", "vocabulary"):  # a run is used from other folders than it was trained in
+        given = config.get("text", {}).get(name)
+        if given and given != BYTES:
+            config.text[name] = os.path.abspath(given)
     return config
 
 

@@ -1,4 +1,8 @@
-"""The one error that is the user's to mend."""
+"""The one error that is the user's to mend, and the commonest of its reasons."""
+
+from typing import Any
+
+import numpy as np
 
 
 class UserError(ValueError):
@@ -6,3 +10,9 @@ class UserError(ValueError):
 
     The command line prints it and exits with code 2; a traceback is a defect of ours.
     """
+
+
+def at_least(name: str, value: Any, least: int) -> None:
+    """Raises: UserError where a value is no whole number, or a smaller one."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise UserError(f"{name}={value!r} must be a whole number of at least {least}")

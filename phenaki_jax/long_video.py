@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from phenaki_jax import config as configs
-from phenaki_jax.benchmark import check_report, child_environment, write_report
+from phenaki_jax.benchmark import check_report, write_report
+from phenaki_jax.benchmark.side import child_environment
 
 LENGTHS = (33, 600)
 
@@ -44,7 +45,7 @@ def measure(config: Any, frames: int) -> dict[str, Any]:
     import numpy as np
 
     from phenaki_jax.evaluation.report import peak_memory_gb
-    from phenaki_jax.pipeline import create_tokenizer
+    from phenaki_jax.bound import create_tokenizer
 
     tokenizer, sizes = create_tokenizer(config), config.tokenizer
     video = np.random.default_rng(0).integers(0, 256, (1, frames, sizes.height, sizes.width, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ import fractions
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -212,16 +212,38 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float, scale: 
         if len(frames) != 1:
             raise UserError(f"{path} can hold one frame, not {len(frames)}; name an mp4, webm or gif.")
         return write_image(path, frames[0], scale)
+    with open_video(path, fps, scale) as append:
+        append(frames)
+
+
+@contextlib.contextmanager
+def open_video(path: str | os.PathLike, fps: float, scale: int = 1) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes a video as its frames come, in the memory of those that came last: yields the function that takes them.
+
+    The file is there once the block is left, and only if that is without an error. A gif's palette is made anew for
+    each call of the function. The rest is as in `write_video`, except that a video is mp4, webm or gif.
+    """
+    path = pathlib.Path(path)
+    _check_suffix(path, VIDEOS)
+    gif = path.suffix.lower() == ".gif"
     if not 0 < fps <= 1000:
         raise UserError(f"fps={fps!r} is not in the range above 0 and up to 1000.")
-    if path.suffix.lower() == ".gif" and fps > 50:
+    if gif and fps > 50:
         raise UserError(f"fps={fps!r} is more than a gif can show; it should be at most 50.")
-    frames = enlarge(frames, scale)
-    with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".gif":
-            temporary.write_bytes(_gif_bytes(frames, fps))
-        else:
-            _write_av(temporary, frames, fps)
+    size = None
+    with atomic_path(path) as temporary, (_open_gif if gif else _open_av)(temporary, fps) as append:
+        def checked(frames: np.ndarray) -> None:
+            nonlocal size
+            _check_array(frames, 4)
+            size = frames.shape[1:3] if size is None else size
+            if frames.shape[1:3] != size:
+                raise UserError(f"frames of {frames.shape[1]} x {frames.shape[2]} cannot follow such of "
+                                f"{size[0]} x {size[1]}.")
+            append(enlarge(frames, scale))
+
+        yield checked
+        if size is None:
+            raise UserError(f"{path} cannot be written without a frame.")
 
 
 def _check_array(array: np.ndarray, rank: int) -> None:
@@ -231,41 +253,61 @@ def _check_array(array: np.ndarray, rank: int) -> None:
                         f"it should be uint8 {letters} with at least one pixel.")
 
 
-def _write_av(path: pathlib.Path, frames: np.ndarray, fps: float) -> None:
+@contextlib.contextmanager
+def _open_av(path: pathlib.Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     import av
     codec, options = _CODECS[path.suffix.lower()]
-    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     with av.open(str(path), "w", options={k: v for k, v in options.items() if k == "movflags"}) as container:
         stream = container.add_stream(codec, rate=fractions.Fraction(fps).limit_denominator(1001),
                                       options={k: v for k, v in options.items() if k != "movflags"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         context = stream.codec_context
+        stream.pix_fmt = "yuv420p"
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = 1  # 16 to 235, as video has it
-        for index, array in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
-            frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        written = 0
+
+        def append(frames: np.ndarray) -> None:
+            nonlocal written
+            frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+            if not written:
+                stream.height, stream.width = frames.shape[1:3]
+            for array in frames:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+                frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
+                frame.pts, frame.time_base = written, 1 / context.framerate
+                container.mux(stream.encode(frame))
+                written += 1
+
+        yield append
+        if written:
+            container.mux(stream.encode())
 
 
 # Pillow's own writer of animations merges equal neighbours, so that a clip at rest would lose frames; here each frame
 # is written as an image of its own. Format: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
 
-def _gif_bytes(frames: np.ndarray, fps: float) -> bytes:
+@contextlib.contextmanager
+def _open_gif(path: pathlib.Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     from PIL import Image
     from PIL.GifImagePlugin import getdata
-    count, height, width, _ = frames.shape
-    ends = [round(100 * (i + 1) / fps) for i in range(count)]
-    parts = [b"GIF89a", np.array([width, height], "<u2").tobytes(), b"\x70\x00\x00",
-             b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"]  # no global table; loops for ever
-    for start, end, (indices, palette) in zip([0, *ends], ends, _indexed(frames)):
-        image = Image.fromarray(indices)
-        image.putpalette(palette.tobytes())
-        parts += [b"\x21\xf9\x04\x00", np.array(end - start, "<u2").tobytes(), b"\x00\x00"]
-        parts += getdata(image, include_color_table=True)
-    return b"".join([*parts, b"\x3b"])
+    with open(path, "wb") as file:
+        written = 0
+
+        def append(frames: np.ndarray) -> None:
+            nonlocal written
+            if not written:  # no global table; loops for ever
+                file.write(b"GIF89a" + np.array([frames.shape[2], frames.shape[1]], "<u2").tobytes() + b"\x70\x00\x00"
+                           + b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
+            for indices, palette in _indexed(frames):
+                image = Image.fromarray(indices)
+                image.putpalette(palette.tobytes())
+                duration = round(100 * (written + 1) / fps) - round(100 * written / fps)
+                file.write(b"\x21\xf9\x04\x00" + np.array(duration, "<u2").tobytes() + b"\x00\x00")
+                file.writelines(getdata(image, include_color_table=True))
+                written += 1
+
+        yield append
+        file.write(b"\x3b")
 
 
 def _indexed(frames: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,165 +1,53 @@
-"""PhenakiPipeline: a trained run, ready to generate, tell and reconstruct; and fresh models from a configuration."""
+"""PhenakiPipeline: a trained run, ready to generate, tell, edit and reconstruct."""
 
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from phenaki_jax.bound import Bound, BoundGenerator, Tokenizer
 from phenaki_jax.config import RUN_CONFIG
-from phenaki_jax.errors import UserError
-from phenaki_jax.input.text import encode_batch
-from phenaki_jax.media import to_float, to_uint8
-from phenaki_jax.models.build import check_text_is_ids, make_generator, make_tokenizer
-from phenaki_jax.models.tree import Pure, Tree
-from phenaki_jax.sampling.decoding import make_sampler
+from phenaki_jax.digest import tree_digest
+from phenaki_jax.errors import UserError, at_least
+from phenaki_jax.input.motion import LEVELS
+from phenaki_jax.media import to_uint8
+from phenaki_jax.models.build import make_critic, make_generator, make_tokenizer
+from phenaki_jax.models.tree import ARRAYS
+from phenaki_jax.prompts import Prompt, PromptReader
+from phenaki_jax.sampling.decoding import Sampler
 from phenaki_jax.sampling.options import chosen
-from phenaki_jax.sampling.story import tell
+from phenaki_jax.sampling.scenes import TOLD, check_seed, read_scenes, scene_names, together
+from phenaki_jax.sampling.story import Scene, Told, tell, window_keys
+from phenaki_jax.tasks import PipelineResult, Tasks
 from phenaki_jax.training.checkpoints import load_run
 
 
-class Tokenizer:
-    """A C-ViViT with its arrays.
-
-    Attributes: config: its CViViTConfig. codebook_size. params, variables: pure dicts of arrays.
-    """
-
-    def __init__(self, pure: Pure, params: Tree, variables: Tree):
-        self.pure, self.params, self.variables = pure, params, variables
-        self.config = pure.module_config
-        self.codebook_size = self.config.codebook_size
-
-        def jitted(method: str):
-            return jax.jit(lambda params, variables, x, *past: getattr(pure.bind(params, variables), method)(x, *past))
-
-        self._encode, self._decode = jitted("encode"), jitted("decode")
-        self._encode_chunk, self._decode_chunk = jitted("encode_chunk"), jitted("decode_chunk")
-
-    def encode(self, video) -> jax.Array:
-        """Video [B, F, Y, X, 3], float in [-1, 1] or uint8 -> tokens int32 [B, T, H, W].
-
-        Any F: the last frame is repeated until 1 + patch[0] * k frames are full. What is longer than a training clip is
-        encoded a stretch at a time, with the same tokens and the memory of one stretch. Y and X are multiples of the
-        patch's.
-        """
-        video = video if isinstance(video, jax.Array) else np.asarray(video)
-        if video.ndim != 5 or not video.size:
-            raise UserError(f"video has shape {video.shape}; "
-                            "a tokenizer takes [B, F, Y, X, 3] with at least 1 frame")
-        step, frames = self.config.patch[0], video.shape[1]
-        steps = 1 + -(-(frames - 1) // step)
-
-        def stretch(first: int, last: int) -> jax.Array:
-            part = jnp.asarray(video[:, first:last])
-            missing = last - first - part.shape[1]
-            part = jnp.concatenate([part, jnp.repeat(part[:, -1:], missing, axis=1)], axis=1) if missing else part
-            return to_float(part) if part.dtype == jnp.uint8 else part
-
-        if steps <= self.config.grid[0]:
-            return self._encode(self.params, self.variables, stretch(0, 1 + step * (steps - 1)))
-        tokens, past, done = [], None, 0
-        while done < frames:
-            ahead = done + self._stretch + (not done)
-            part, past = self._encode_chunk(self.params, self.variables, stretch(done, ahead), past)
-            tokens, done = [*tokens, part], ahead
-        return jnp.concatenate(tokens, axis=1)[:, :steps]
-
-    def decode(self, tokens, num_frames: int | None = None) -> jax.Array | np.ndarray:
-        """Tokens int32 [B, T, H, W] -> video float32 [B, F, Y, X, 3] in [-1, 1], its first `num_frames` if given.
-
-        What is longer than a training clip is decoded a stretch at a time into an array of the host.
-        Raises: UserError for ids outside the codebook.
-        """
-        tokens = jnp.asarray(tokens)
-        if tokens.ndim != 4 or not tokens.size:
-            raise UserError(f"tokens have shape {tokens.shape}; a tokenizer takes [B, T, H, W] with at least 1 step")
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.codebook_size:
-            raise UserError(f"tokens lie in {low}..{high}, but this tokenizer's are 0..{self.codebook_size - 1}; "
-                            "they must come from a tokenizer with the same codebook")
-        steps, step = tokens.shape[1], self.config.patch[0]
-        if steps <= self.config.grid[0]:
-            return self._decode(self.params, self.variables, tokens)[:, :num_frames]
-        parts, past, done = [], None, 0
-        while done < steps:
-            ahead = done + self._stretch // step + (not done)
-            part = tokens[:, done:ahead]
-            part = jnp.pad(part, ((0, 0), (0, ahead - done - part.shape[1]), (0, 0), (0, 0)))
-            frames, past = self._decode_chunk(self.params, self.variables, part, past)
-            parts, done = [*parts, np.asarray(frames)], ahead
-        return np.concatenate(parts, axis=1)[:, :1 + step * (steps - 1)][:, :num_frames]
-
-    @property
-    def _stretch(self) -> int:
-        """Frames that go through at once where a video is longer than a training clip: few shapes are compiled."""
-        return max(self.config.frames - 1, self.config.patch[0])
-
-
-class BoundGenerator:
-    """A masked transformer with its arrays and text encoder: (tokens [B, T, H, W], text) -> logits [B, T, H, W, V]."""
-
-    def __init__(self, pure: Pure, params: Tree, variables: Tree):
-        self.pure, self.params, self.variables = pure, params, variables
-        self.config, self.has_encoder = pure.module_config, "text" in params
-
-        def logits(params, variables, tokens, text, mask):
-            model = pure.bind(params, variables)
-            return model.transformer(tokens, None if text is None else model.read(text, mask))
-
-        self._logits = jax.jit(logits)
-
-    def __call__(self, tokens, text=None, text_mask=None) -> jax.Array:
-        """tokens int32, `config.codebook_size` where masked; text: ids int32 [B, P], or embeddings [B, P, E], or None.
-
-        text_mask boolean [B, P]; by default all but padding (id 0) counts.
-        """
-        if text is None and self.config.text_dim:  # the unconditional model
-            text = jnp.zeros((tokens.shape[0], 1), jnp.int32) if self.has_encoder else jnp.zeros(
-                (tokens.shape[0], 1, self.config.text_dim))
-            text_mask = jnp.zeros((tokens.shape[0], 1), bool)
-        elif text is not None and text_mask is None:
-            text_mask = text > 0 if text.ndim == 2 else jnp.ones(text.shape[:2], bool)
-        return self._logits(self.params, self.variables, tokens, text, text_mask)
-
-
-def create_tokenizer(config, seed: int = 0) -> Tokenizer:
-    """A tokenizer of the sizes of `config.tokenizer` with random weights, ready to call."""
-    pure = make_tokenizer(config)
-    return Tokenizer(pure, *jax.jit(pure.init)(jax.random.key(seed)))
-
-
-def create_generator(config, seed: int = 0) -> BoundGenerator:
-    """A generator of the sizes of `config.generator` and `config.text` with random weights, ready to call."""
-    pure = make_generator(config)
-    return BoundGenerator(pure, *jax.jit(pure.init)(jax.random.key(seed)))
-
-
-@dataclasses.dataclass(frozen=True)
-class PipelineResult:
-    """frames uint8 [N, F, Y, X, 3]; tokens int32 [N, T, H, W], the latent steps in the order they were made."""
-    frames: np.ndarray
-    tokens: np.ndarray
-
-
-class PhenakiPipeline:
+class PhenakiPipeline(Tasks):
     """Loads a run and generates.
 
     Every way of generating takes `preset`, one of `sampling.options.PRESETS` ('nuwa', 'ablation', 'showcase', the
     paper's), and the fields of `sampling.options.Sampling` (num_inference_steps, guidance_scale, temperature, …) as
-    keywords; what is left out is the run's `config.sampling`.
+    keywords; what is left out is the run's `config.sampling`. A model with conditions (`generator.conditions`) also
+    takes `motion`, how much moves (low, medium, high, extreme, or a number, see `motion.motion_score`), and `fps`.
     """
 
-    def __init__(self, config, tokenizer: Tokenizer, generator: BoundGenerator | None):
+    def __init__(self, config, tokenizer: Tokenizer, generator: BoundGenerator | None, critic: Bound | None = None):
         self.config, self.tokenizer, self.generator = config, tokenizer, generator
-        self._sampler = make_sampler(generator.pure, tokenizer.pure) if generator else None
+        self.critic = critic
+        self._sampler = Sampler(generator.pure, tokenizer.pure, critic.pure if critic else None) if generator else None
+        self.read = PromptReader(config)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike) -> "PhenakiPipeline":
         """A run's folder, or one that holds `generator/` or `tokenizer/`. A tokenizer's run can only reconstruct.
+
+        A critic's run is its generator's, sampled with the critic.
 
         Raises: UserError for a folder that is missing or holds no trained run.
         """
@@ -173,25 +61,34 @@ class PhenakiPipeline:
         if run.config.stage == "tokenizer":
             return cls(config, Tokenizer(pure, *jax.device_put((run.params, run.variables))), None)
         params, variables, frozen = jax.device_put((run.params, run.variables, run.frozen))
+        critic = None
+        if run.config.stage == "critic":
+            critic = Bound(make_critic(config), params, variables)
+            (params, variables), frozen = (frozen["generator"][name] for name in ARRAYS), frozen["tokenizer"]
         generator = BoundGenerator(make_generator(config), params, variables)
-        return cls(config, Tokenizer(pure, **frozen), generator)
+        return cls(config, Tokenizer(pure, **frozen), generator, critic)
 
-    def __call__(self, prompt: str | Sequence[str], *, num_frames: int | None = None, seed: int | Sequence[int] = 0,
-                 num_videos_per_prompt: int = 1, negative_prompt: str | Sequence[str] | None = None,
-                 preset: str | None = None, **sampling: Any) -> PipelineResult:
+    def __call__(self, prompt: str | Sequence[str] | None = None, *, num_frames: int | None = None,
+                 seed: int | Sequence[int] = 0, num_videos_per_prompt: int = 1,
+                 negative_prompt: str | Sequence[str] | None = None, prompt_embeds: np.ndarray | None = None,
+                 prompt_attention_mask: np.ndarray | None = None, preset: str | None = None,
+                 **sampling: Any) -> PipelineResult:
         """Generates a clip for each prompt.
 
         Args:
+          prompt: None for a model without text, or where `prompt_embeds` are given.
           num_frames: 1 (an image) or 1 + patch[0] * k; more than a training clip is made window by window.
           seed: of the first video, the others' count up from it; or one for each. A video depends on its own seed
             alone, not on the others of the call.
           negative_prompt: what guidance leads away from, for all prompts or for each; guidance_scale must not be 0.
+          prompt_embeds: instead of a prompt, embeddings [N, P, E] of the pretrained encoder that the model was trained
+            with; prompt_attention_mask: boolean [N, P], which positions count (default: all).
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = self.read.listed(prompt, prompt_embeds, prompt_attention_mask)
         num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
-        _at_least("num_frames", num_frames, 1)
+        at_least("num_frames", num_frames, 1)
         self.tokenizer.config.latent_frames(num_frames)
-        _at_least("num_videos_per_prompt", num_videos_per_prompt, 1)
+        at_least("num_videos_per_prompt", num_videos_per_prompt, 1)
         if negative_prompt is not None:
             negative_prompt = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(
                 negative_prompt)
@@ -201,78 +98,75 @@ class PhenakiPipeline:
                 raise UserError(f"negative_prompt has {len(negative_prompt)} texts; there are {len(prompts)} prompts")
             negative_prompt = [p for p in negative_prompt for _ in range(num_videos_per_prompt)]
         prompts = [p for p in prompts for _ in range(num_videos_per_prompt)]
-        return self._tell([(prompts, num_frames)], seed, negative_prompt, preset, sampling)
+        return self._clip(prompts, num_frames, seed, negative_prompt, preset, sampling)
+
+    def stream(self, prompt: str | Sequence[str] | None = None, *, every: int = 4, num_frames: int | None = None,
+               seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> Iterator[PipelineResult]:
+        """A clip for each prompt as it comes about: a preview after every `every` passes, at last what a call gives.
+
+        Args:
+          num_frames: as in a call, a training clip's at most.
+        """
+        prompts = self.read.listed(prompt)
+        sizes, num_frames = self.tokenizer.config, self.config.tokenizer.frames if num_frames is None else num_frames
+        at_least("every", every, 1)
+        at_least("num_frames", num_frames, 1)
+        if num_frames not in (1, sizes.frames):
+            raise UserError(f"num_frames={num_frames}: previews are of one window, {sizes.frames} frames, or of 1")
+        window = self._window(prompts, None, preset, sampling, every)
+        given = np.zeros((len(prompts), num_frames, sizes.height, sizes.width, 3), np.float32)
+        frozen = np.zeros((sizes.latent_frames(num_frames), *sizes.grid[1:]), bool)
+        keys = window_keys(self._keys(seed, len(prompts)), 0)
+        return (PipelineResult(frames, np.asarray(tokens)) for tokens, frames in window(given, prompts, keys, frozen))
 
     def story(self, scenes: Sequence[Mapping[str, Any]], *, seed: int = 0, **options: Any) -> PipelineResult:
-        """Tells [{"prompt": str, "num_frames": int}, ...] in one video, each scene growing out of the last frames.
+        """Tells [{"prompt": str, "num_frames": int, ...}, ...] in one video, each scene growing out of the last frames.
 
         The last K = 5 frames are encoded anew, their tokens frozen, and what follows is generated under the next
-        prompt (Phenaki, section 2.3). Options as in a call.
+        prompt (Phenaki, section 2.3). A scene may set all of `scenes.KEYS`: also how it goes on from the one before,
+        and how it is sampled. `options` are those of all scenes, see `scenes.read_scenes`.
         """
         return self.stories([scenes], seed=seed, **options)
 
     def stories(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int | Sequence[int] = 0,
-                preset: str | None = None, **sampling: Any) -> PipelineResult:
-        """Several stories at once, alike in the number and the length of their scenes."""
-        lengths = {tuple(scene.get("num_frames", self.config.tokenizer.frames) for scene in s) for s in stories}
-        if len(lengths) != 1 or lengths == {()}:
-            raise UserError(f"stories told together need scenes of the same num_frames; these have {sorted(lengths)}")
-        (counts,) = lengths
-        scenes = [([story[i].get("prompt", "") for story in stories], count) for i, count in enumerate(counts)]
-        return self._tell(scenes, seed, None, preset, sampling)
+                **options: Any) -> PipelineResult:
+        """Several stories at once, alike in all but their prompts and seeds."""
+        return _joined(self.tell(stories, seed=seed, **options))
 
-    def animate(self, prompt: str | Sequence[str], image: np.ndarray, *, num_frames: int | None = None,
-                seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
-        """Sets a picture in motion: it is the first of `num_frames` frames, as the tokenizer gives it back.
+    def tell(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int | Sequence[int] = 0,
+             parts: Any = None, **options: Any) -> Iterator[PipelineResult]:
+        """Tells stories scene by scene, in the memory of one scene however many there are; all are checked beforehand.
 
         Args:
-          image: uint8 [Y, X, 3] for all prompts, or [N, Y, X, 3]; of the size that the model was trained at.
+          parts: scenes by names that stand for all that their frames depend on, see `story.tell`: a dict, or
+            `story_files.Parts` of a folder.
         """
-        image = np.asarray(image)
-        prompts, begin = self._begin(prompt, "image", image[:, None] if image.ndim == 4 else image, 3)
-        num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
-        _at_least("num_frames", num_frames, 2)
-        told = self._tell([(prompts, num_frames - 1)], seed, None, preset, sampling, begin)
-        first = np.asarray(self.tokenizer.encode(begin))
-        return PipelineResult(np.concatenate([self.reconstruct(begin), told.frames[:, 1:]], 1),
-                              np.concatenate([first, told.tokens], 1))
+        asked = together([read_scenes(story, self.config, options) for story in stories])
+        keys = self._keys(seed, len(stories))
+        windows, scenes = [], []
+        for number, several in enumerate(asked, 1):
+            negative = [scene.negative_prompt for scene in several] if several[0].negative_prompt else None
+            try:
+                told = {name: getattr(several[0], name) for name in TOLD}
+                windows.append(self._window([scene.prompt for scene in several], negative, None,
+                                            dataclasses.asdict(several[0].sampling) | told))
+            except UserError as error:
+                raise UserError(f"scene {number}: {error}") from None
+        seeds = seed if isinstance(seed, (Sequence, np.ndarray)) else range(seed, seed + len(stories))
+        names = [""] * len(asked) if parts is None else scene_names(asked, seeds, self.fingerprint)
+        for index, (several, window, name) in enumerate(zip(asked, windows, names)):
+            drawn = jnp.stack([jax.random.fold_in(key, index) if scene.seed is None else jax.random.key(scene.seed)
+                               for scene, key in zip(several, keys)])
+            scenes.append(Scene(window, [scene.prompt for scene in several], several[0].num_frames, drawn,
+                                several[0].context_frames, several[0].transition, several[0].transition_frames, name))
+        return (PipelineResult(*told) for told in tell(scenes, self.tokenizer.config, parts=parts))
 
-    def extend(self, prompt: str | Sequence[str], video: np.ndarray, *, num_frames: int,
-               seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
-        """Goes on from a video for `num_frames` more frames; its own come before them, as they are.
-
-        Args:
-          video: uint8 [F, Y, X, 3] for all prompts, or [N, F, Y, X, 3]; of the size that the model was trained at. Its
-            last K = 5 frames are what is gone on from. tokens are those of the new latent steps.
-        """
-        prompts, begin = self._begin(prompt, "video", np.asarray(video), 4)
-        return self._tell([(prompts, num_frames)], seed, None, preset, sampling, begin)
-
-    def inpaint(self, prompt: str | Sequence[str], video: np.ndarray, mask: np.ndarray, *,
-                seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
-        """Makes a region of a clip anew under a prompt; all other tokens stay, bit for bit.
-
-        Args:
-          video: uint8 [F, Y, X, 3] for all prompts, or [N, F, Y, X, 3]: 1 + patch[0] * k frames, a training clip's at
-            most, of the size that the model was trained at.
-          mask: boolean [F, Y, X], or [Y, X] for all frames, True where the clip is to be made anew: every token is of
-            whose pixels one is masked.
-        """
-        prompts, given = self._begin(prompt, "video", np.asarray(video), 4)
-        sizes = self.tokenizer.config
-        steps, mask = sizes.latent_frames(given.shape[1]), np.asarray(mask, bool)
-        if steps > sizes.grid[0]:
-            raise UserError(f"video has {given.shape[1]} frames; a region can be made anew in {sizes.frames} at most")
-        if mask.shape not in (given.shape[2:4], given.shape[1:4]):
-            raise UserError(f"mask has shape {mask.shape}; it has to be {given.shape[2:4]} or {given.shape[1:4]}")
-        if not mask.any():
-            raise UserError("mask is empty; it has to be True where the clip is to be made anew")
-        mask = np.broadcast_to(mask, given.shape[1:4])
-        padded = np.concatenate([np.repeat(mask[:1], sizes.patch[0] - 1, axis=0), mask])  # the first frame has its own
-        anew = padded.reshape(steps, sizes.patch[0], sizes.grid[1], sizes.patch[1], sizes.grid[2], sizes.patch[2])
-        window = self._window(prompts, None, preset, sampling)
-        tokens, frames = window(to_float(given), prompts, self._keys(seed, len(prompts)), ~anew.any((1, 3, 5)))
-        return PipelineResult(frames, tokens)
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells this model from every other, by a hash of its sizes and its arrays."""
+        models = [model for model in (self.tokenizer, self.generator, self.critic) if model]
+        sizes = [dataclasses.asdict(model.config) for model in models]
+        return tree_digest([(model.params, model.variables) for model in models], sizes, self.config.text.to_dict())
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """uint8 [N, F, Y, X, 3] -> the same after encoding and decoding; any number of frames."""
@@ -282,71 +176,83 @@ class PhenakiPipeline:
         """uint8 [N, F, Y, X, 3] -> tokens int32 [N, T, H, W]."""
         return np.asarray(self.tokenizer.encode(video))
 
-    def _begin(self, prompt: str | Sequence[str], name: str, video: np.ndarray,
-               rank: int) -> tuple[list[str], np.ndarray]:
-        """Prompts, and what is given of each video: uint8 [B, F, Y, X, 3]. A single one is everybody's."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        sizes = self.config.tokenizer
-        video = video.reshape(1, -1, *video.shape[-3:]) if video.ndim == rank else video
-        if video.dtype != np.uint8 or video.ndim != 5 or video.shape[2:] != (sizes.height, sizes.width, 3):
-            raise UserError(f"{name} is {video.dtype} of shape {video.shape}; this model's are uint8 of "
-                            f"{sizes.height} x {sizes.width} x 3")
-        if not video.size or len(video) not in (1, len(prompts)):
-            raise UserError(f"{name} has shape {video.shape} for {len(prompts)} prompts; one or one for each is needed")
-        return prompts, np.repeat(video, len(prompts), 0) if len(video) == 1 else video
-
-    def _tell(self, scenes: list[tuple[list[str], int]], seed: int | Sequence[int], negative: list[str] | None,
+    def _clip(self, prompts: list[Prompt], count: int, seed: int | Sequence[int], negative: list[str] | None,
               preset: str | None, sampling: Mapping[str, Any], begin: np.ndarray | None = None) -> PipelineResult:
-        for _, count in scenes:
-            _at_least("num_frames", count, 1)
-        window = self._window([p for prompts, _ in scenes for p in prompts], negative, preset, sampling)
-        keys = self._keys(seed, len(scenes[0][0]))
-        return PipelineResult(*tell(window, scenes, self.tokenizer.config, keys, begin))
+        """`count` frames, behind those of `begin`, uint8 [B, F, Y, X, 3], out of which they grow."""
+        at_least("num_frames", count, 1)
+        scene = Scene(self._window(prompts, negative, preset, sampling), prompts, count, self._keys(seed, len(prompts)))
+        made = _joined(tell([scene], self.tokenizer.config, begin))
+        return made if begin is None else dataclasses.replace(made, frames=np.concatenate([begin, made.frames], 1))
 
     def _keys(self, seed: int | Sequence[int], count: int) -> jax.Array:
         """A random key for each of `count` videos."""
         given = isinstance(seed, (Sequence, np.ndarray))
         for number in seed if given else [seed]:
-            _at_least("seed", number, 0)
+            check_seed(number)
         if given and len(seed) != count:
             raise UserError(f"seed has {len(seed)} numbers; there are {count} videos")
         return jnp.stack([jax.random.key(number) for number in (seed if given else range(seed, seed + count))])
 
-    def _window(self, prompts: Sequence[str], negative: list[str] | None, preset: str | None,
-                sampling: Mapping[str, Any]) -> Callable:
+    def _window(self, prompts: Sequence[Prompt], negative: list[str] | None, preset: str | None,
+                sampling: Mapping[str, Any], every: int | None = None) -> Callable:
         """(given float [B, F, Y, X, 3], prompts, keys, frozen [T, H, W]) -> (tokens, frames uint8).
 
-        `prompts` are all that will be asked for, and are checked beforehand.
+        `prompts` are all that will be asked for, and are checked beforehand. With `every` it gives an iterator of
+        previews, each (tokens, frames).
         """
-        if self.generator is None:
-            raise UserError("this run is a tokenizer's and can reconstruct only; to generate, give a generator's run")
-        check_text_is_ids(self.config)
-        length = self.config.text.length
-        if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
-            raise UserError("prompt is empty; say what the video shows")
-        longest = max([*prompts, *(negative or ())], key=lambda p: len(p.encode()))
-        if len(longest.encode()) >= length:
-            raise UserError(f"prompt {longest[:40]!r}... has {len(longest.encode())} bytes; this model reads "
-                            f"{length - 1} (text.length={length})")
-        options = chosen(self.config.sampling, preset, **sampling)
+        sampling = dict(sampling)
+        told = self._told(sampling.pop("motion", None), sampling.pop("fps", None))
+        options, read = chosen(self.config.sampling, preset, **sampling), self.read
+        read.check(prompts, negative)
+        if not self.generator.config.context_dim and sampling.get("guidance_scale"):
+            raise UserError(f"guidance_scale={sampling['guidance_scale']} weighs a prompt; this model was trained "
+                            "without text (text.encoder='none'), so leave it out")
         if negative is not None and not options.guided:
             raise UserError("negative_prompt needs a guidance_scale other than 0")
-        arrays = {"generator": {"params": self.generator.params, "variables": self.generator.variables},
-                  "tokenizer": {"params": self.tokenizer.params, "variables": self.tokenizer.variables}}
-
-        def read(texts):
-            ids = jnp.asarray(encode_batch(texts, length))
-            return ids, ids > 0
+        if options.order == "critic" and self.critic is None:
+            raise UserError("order='critic' needs a critic; give the folder of a critic's run, or another order")
+        if options.noise_augmentation and "noise" not in told:
+            raise UserError(f"noise_augmentation={options.noise_augmentation} needs a model with the condition "
+                            f"'noise'; this one has generator.conditions={tuple(told)}")
+        arrays = {name: {"params": model.params, "variables": model.variables} for name, model in (
+            ("generator", self.generator), ("tokenizer", self.tokenizer), ("critic", self.critic)) if model}
 
         away = None if negative is None else read(negative)
 
         def window(given, prompts, keys, frozen):
-            tokens, video = self._sampler(arrays, given, *read(prompts), keys, options, frozen=frozen, negative=away)
+            numbers = {**told, "noise": options.noise_augmentation if frozen.any() else np.nan}
+            conditions = np.tile(np.float32([numbers[name] for name in told]), (len(prompts), 1)) if told else None
+            args = arrays, given, *read(prompts), keys, options
+            more = dict(frozen=frozen, negative=away, conditions=conditions)
+            if every is not None:
+                states = self._sampler.stream(*args, every=every, **more)
+                return ((tokens, to_uint8(video)) for _, tokens, video in states)
+            tokens, video = self._sampler(*args, **more)
             return np.asarray(tokens), to_uint8(video)
 
         return window
 
+    def _told(self, motion: str | float | None, fps: float | None) -> dict[str, float]:
+        """The model's conditions in their order, NaN where nothing is told."""
+        if self.generator is None:
+            raise UserError("this run is a tokenizer's and can reconstruct only; to generate, give a generator's run")
+        names = self.generator.config.conditions
+        told = dict.fromkeys(names, np.nan)
+        words = f", or one of {', '.join(LEVELS)}"
+        for name, value, least, more in (("motion", motion, 0, words), ("fps", fps, 1, "")):
+            if value is None:
+                continue
+            if name not in told:
+                raise UserError(f"{name}={value!r} has no effect: this model was trained with generator.conditions="
+                                f"{names}; leave it out, or train one with {name!r} among them")
+            number = LEVELS.get(value, value) if more and isinstance(value, str) else value
+            is_number = isinstance(number, (int, float, np.number)) and not isinstance(number, bool)
+            if not (is_number and least <= number < np.inf):
+                raise UserError(f"{name}={value!r} must be a number of at least {least}{more}")
+            told[name] = float(number)
+        return told
 
-def _at_least(name: str, value, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise UserError(f"{name}={value!r} must be a whole number of at least {least}")
+
+def _joined(parts: Iterable[Told | PipelineResult]) -> PipelineResult:
+    frames, tokens = zip(*((part.frames, part.tokens) for part in parts))
+    return PipelineResult(np.concatenate(frames, 1), np.concatenate(tokens, 1))

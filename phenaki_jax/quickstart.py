@@ -20,6 +20,8 @@ from phenaki_jax.ledger import Ledger
 WORLD = "data.sprite_stories"  # the data set whose captions are facts; it builds on this package, not this on it
 SEED = 0
 SUITES = ("tokenizer", "attributes", "stories")
+MORE_SUITES = ("long", "control", "editing", "critic")  # no part of the quickstart
+LONG_SCENES = 40
 
 # Told at the end; every change is one that the world's own stories know.
 STORY = (
@@ -32,12 +34,19 @@ STORY = (
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much is measured: held-out clips, held-out prompts, prompts of each image-only value, stories of 3 scenes."""
+    """How much is measured: held-out clips, held-out prompts, prompts of each image-only value, stories of 3 scenes,
+    stories of `LONG_SCENES`, which are told at once; clips that are edited, criticised, and moved as one is told."""
     clips: int = 256
     prompts: int = 128
     image_only: int = 64
     stories: int = 32
+    long: int = 8
+    edited: int = 48
     shown: int = 6  # rows of samples.png
+
+    @classmethod
+    def of_each(cls, count: int) -> "Sizes":
+        return cls(**{field.name: count for field in dataclasses.fields(cls)})
 
 
 def main(workdir: str | os.PathLike = "runs/quickstart", config_path: str = "configs/quickstart.py",
@@ -179,16 +188,22 @@ def _size(config: Any) -> dict:
     return {"frames": int(config.tokenizer.frames), "size": height}
 
 
-def held_out_clips(rng: np.random.Generator, count: int, config: Any) -> tuple[np.ndarray, list[dict], list[str]]:
-    """Clips uint8 [count, F, Y, X, 3] of combinations that no training video shows, their facts and full captions."""
-    draw = world("world")
-    facts = [draw.sample_facts(rng, held_out=True) for _ in range(count)]
+def held_out_clips(rng: np.random.Generator, count: int, config: Any, *, moving: bool = False,
+                   unnamed: tuple[str, ...] = ()) -> tuple[np.ndarray, list[dict], list[str]]:
+    """Clips uint8 [count, F, Y, X, 3] of combinations that no training video shows, their facts and full captions.
+
+    moving: of objects that move only. unnamed: facts that the captions leave out, see `captions.caption`.
+    """
+    draw, facts = world("world"), []
+    while len(facts) < count:
+        scene = draw.sample_facts(rng, held_out=True)
+        facts += [scene] if scene.speed is not None or not moving else []
     clips = np.stack([draw.make_clip(rng, f, **_size(config), split="test") for f in facts])
-    return clips, [dataclasses.asdict(f) for f in facts], _captions(rng, facts)
+    return clips, [dataclasses.asdict(f) for f in facts], _captions(rng, facts, unnamed)
 
 
-def _captions(rng: np.random.Generator, facts: list) -> list[str]:
-    return [world("captions").caption(rng, f, complete=True)[0] for f in facts]
+def _captions(rng: np.random.Generator, facts: list, unnamed: tuple[str, ...] = ()) -> list[str]:
+    return [world("captions").caption(rng, f, complete=True, unnamed=unnamed)[0] for f in facts]
 
 
 def held_out_prompts(rng: np.random.Generator, count: int) -> tuple[list[str], list[dict]]:
@@ -210,12 +225,13 @@ def image_only_prompts(rng: np.random.Generator, count: int) -> tuple[list[str],
     return _captions(rng, facts), [dataclasses.asdict(f) for f in facts]
 
 
-def three_scene_stories(rng: np.random.Generator, count: int, config: Any) -> tuple[list[list[dict]], list[np.ndarray]]:
+def sprite_stories(rng: np.random.Generator, count: int, scenes: int,
+                   config: Any) -> tuple[list[list[dict]], list[np.ndarray]]:
     """Stories as lists of {"prompt", "num_frames", "facts"}, and a true video uint8 [F, Y, X, 3] of each."""
     draw = world("world")
     stories, videos = [], []
     for _ in range(count):
-        story = draw.sample_story(rng, scenes=3, held_out=None)
+        story = draw.sample_story(rng, scenes=scenes, held_out=None)
         prompts = _captions(rng, [f for f, _ in story])
         stories.append([{"prompt": p, "num_frames": n, "facts": dataclasses.asdict(f)}
                         for p, (f, n) in zip(prompts, story)])
@@ -228,13 +244,13 @@ def evaluate(pipe: Any, config: Any, sizes: Sizes = Sizes(), suites: Sequence[st
     """The measurements of the report, named as it names them, with the judge's own score of true stories beside them.
 
     Args:
-      suites: tokenizer (a run of its own is enough), attributes, stories.
+      suites: tokenizer (a run of its own is enough), attributes, stories; MORE_SUITES.
       seed: of the clips, prompts and stories that are asked for, and of what is generated.
       sampler: preset, guidance_scale and the like; left out or None: the run's own.
     """
-    from phenaki_jax.evaluation import protocols
-    rng = [np.random.default_rng([seed, 1, part]) for part in range(4)]
-    sampler["num_frames"] = _size(config)["frames"]
+    from phenaki_jax.evaluation import control, critic, editing, long_stories, protocols
+    rng = [np.random.default_rng([seed, 1, part]) for part in range(5)]
+    frames = _size(config)["frames"]
     measurements = {}
     if "tokenizer" in suites:
         print(f"  tokenizer: {sizes.clips} held-out clips", flush=True)
@@ -243,16 +259,37 @@ def evaluate(pipe: Any, config: Any, sizes: Sizes = Sizes(), suites: Sequence[st
     if "attributes" in suites:
         print(f"  generator: {sizes.prompts} prompts of held-out combinations", flush=True)
         asked = held_out_prompts(rng[1], sizes.prompts)
-        measurements["prompts"] = protocols.prompt_protocol(pipe, *asked, seed, **sampler)
+        measurements["prompts"] = protocols.prompt_protocol(pipe, *asked, seed, num_frames=frames, **sampler)
         print(f"  generator: {2 * sizes.image_only} prompts of what only images showed", flush=True)
         asked = image_only_prompts(rng[2], sizes.image_only)
-        measurements["image_only"] = protocols.prompt_protocol(pipe, *asked, seed + 1, **sampler)
+        measurements["image_only"] = protocols.prompt_protocol(pipe, *asked, seed + 1, num_frames=frames, **sampler)
     if "stories" in suites:
         print(f"  stories: {sizes.stories} of 3 scenes", flush=True)
-        stories, videos = three_scene_stories(rng[3], sizes.stories, config)
-        del sampler["num_frames"]
+        stories, videos = sprite_stories(rng[3], sizes.stories, 3, config)
         measurements["stories"] = protocols.story_protocol(pipe, stories, seed, **sampler)
         measurements["stories_truth"] = protocols.story_scores(videos, stories)
+    if "long" in suites:
+        print(f"  long stories: {sizes.long} of {LONG_SCENES} scenes", flush=True)
+        stories, videos = sprite_stories(rng[4], sizes.long, LONG_SCENES, config)
+        measurements["long"] = long_stories.long_story_protocol(pipe, stories, seed, **sampler)
+        ends = np.cumsum([scene["num_frames"] for scene in stories[0]])[:-1]
+        measurements["long_truth"] = long_stories.scene_agreement(np.split(np.stack(videos), ends, axis=1), stories)
+
+    def moving_clips(**more):
+        return held_out_clips(np.random.default_rng([seed, 1, 5]), sizes.edited, config, moving=True, **more)
+
+    if "control" in suites:
+        print(f"  control: {sizes.edited} prompts at each motion and frame rate", flush=True)
+        _, _, prompts = moving_clips(unnamed=("speed",))
+        measurements["control"] = control.control_protocol(pipe, prompts, seed, **sampler)
+    if "editing" in suites:
+        print(f"  editing: {sizes.edited} held-out clips", flush=True)
+        clips, _, prompts = moving_clips()
+        measurements["editing"] = editing.editing_protocol(pipe, clips, prompts, seed, **sampler)
+    if "critic" in suites:
+        print(f"  critic: {sizes.edited} held-out clips", flush=True)
+        clips, _, prompts = moving_clips()
+        measurements["critic"] = critic.critic_protocol(pipe, clips, prompts, seed)
     return measurements
 
 

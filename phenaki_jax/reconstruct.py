@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from phenaki_jax import evaluation, media, weights
+from phenaki_jax.bound import Tokenizer
 from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation import features
-from phenaki_jax.pipeline import PhenakiPipeline, Tokenizer
+from phenaki_jax.pipeline import PhenakiPipeline
 
 KINDS = media.VIDEOS + media.IMAGES
 REPORT = "report.json"

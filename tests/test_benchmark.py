@@ -11,6 +11,9 @@ import pytest
 
 from phenaki_jax import benchmark
 from phenaki_jax.__main__ import main
+from phenaki_jax.benchmark import side
+from phenaki_jax.benchmark.generator import Sampling, Training
+from phenaki_jax.benchmark.tokenizer import matrix_flops
 from phenaki_jax.config import load_config
 from phenaki_jax.errors import UserError
 from phenaki_jax.models.build import tokenizer_config
@@ -19,16 +22,20 @@ from phenaki_jax.parallel import product_flops
 TINY = {"tokenizer.frames": 3, "tokenizer.height": 8, "tokenizer.width": 8, "tokenizer.patch": (2, 4, 4),
         "tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 64, "tokenizer.spatial_layers": 1,
         "tokenizer.temporal_layers": 1, "tokenizer.codebook_size": 8, "tokenizer.code_dim": 4, "batch_size": 2}
+TINY_GENERATOR = {"generator.embed_dim": 16, "generator.layers": 2, "generator.heads": 2, "generator.mlp_dim": 64,
+                  "text.length": 3, "text.embed_dim": 8, "sampling.num_inference_steps": 2}
 
 
-def config(**changes):
-    return load_config("configs/benchmark.py", TINY | {name.replace("__", "."): v for name, v in changes.items()})
+def config(source="tokenizer", **changes):
+    tiny = TINY | (TINY_GENERATOR if source == "generator" else {})
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return load_config(f"configs/benchmark.py:{source}", tiny | changes)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A product that takes no time, and one device: the mesh of eight would not divide two clips."""
-    monkeypatch.setattr(benchmark, "PRODUCT", 16)
+    monkeypatch.setattr(side, "PRODUCT", 16)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
@@ -47,11 +54,36 @@ def encoder_flops(sizes, clips):
 def test_flops_are_those_counted_by_hand(changes):
     resolved = config(batch_size=8, **changes)
     transformer, projection, nearest = encoder_flops(tokenizer_config(resolved), 8)
-    counted = benchmark.matrix_flops(resolved)
+    counted = matrix_flops(resolved)
     assert counted["encode"] == pytest.approx(transformer + projection + nearest, rel=0.05)
     assert counted["decode"] == pytest.approx(transformer + projection, rel=0.05)
     # Backward costs twice as much again; the nearest code has no gradient.
     assert counted["train"] == pytest.approx(3 * (2 * transformer + 2 * projection) + nearest, rel=0.05)
+
+
+def test_flops_of_a_generator_are_those_counted_by_hand():
+    """A layer: four projections, attention to all tokens, two projections across, attention to text, the MLP."""
+    resolved = config("generator")
+    D, V, S, P, E, L = 16, 8, 8, 3 + 1, 8, 2
+
+    def forward(rows):
+        layer = rows * S * (4 * 2 * D * D + 2 * 2 * S * D + 2 * 2 * D * D + 2 * 2 * P * D + 2 * 2 * D * 4 * D)
+        return L * layer + rows * S * 2 * D * V, L * 2 * 2 * rows * P * E * D
+
+    training = Training(resolved)
+    transformer, text = forward(2)
+    assert training.flops["train"] == pytest.approx(3 * transformer + 2 * text, rel=0.02)  # text needs no gradient
+    training.train()
+    assert int(training.train.state.step) == 1
+
+    sampling = Sampling(resolved)
+    sampling.sample()
+    sampling.decode()
+    # Two rows, with text and without; the text is read once, for one of them.
+    transformer, (_, text) = forward(2)[0], forward(1)
+    assert sampling.flops["sample"] == pytest.approx(2 * transformer + text + sampling.flops["decode"], rel=0.01)
+    assert sampling.parameters == training.parameters
+    assert sampling.tokens == {"sample": S, "decode": S} and training.tokens == {"train": 2 * S}
 
 
 def test_flops_of_scans_choices_and_convolutions():
@@ -81,7 +113,7 @@ def test_a_tiny_run_beside_a_peer(tmp_path, capfd):
     cores, report = os.sched_getaffinity(0), tmp_path / "new" / "report.json"
     peer = interpreter(tmp_path, f"""
 import os
-assert len(os.sched_getaffinity(0)) == 1 and sizes["threads"] == 1 and sizes["embed_dim"] == 16
+assert len(os.sched_getaffinity(0)) == 1 and sizes["threads"] == 1 and sizes["tokenizer"]["embed_dim"] == 16
 slower = 2.0 if sizes["autocast"] else 1.0
 print(json.dumps({{"parameters": 7, "versions": {{"theirs": "1"}}, "device": "it"}}), flush=True)
 log = open({str(tmp_path / 'log')!r} + str(sizes["autocast"]), "w")
@@ -93,19 +125,18 @@ for line in sys.stdin:
     answer = {{"peak_bytes": 10 ** 15}} if do == "memory" else {{"seconds": slow, "cpu_seconds": slow}}
     print(json.dumps(answer), flush=True)
 """)
-    assert benchmark.main(config(), peer, 2, str(report)) == 0
+    assert benchmark.main("tokenizer", config(), peer, 2, str(report)) == 0
     out = capfd.readouterr().out
     assert str(report) in out and "times as fast as phenaki-pytorch: train" in out and "16 autocast: train" in out
     assert os.sched_getaffinity(0) == cores
     for peer in ("logFalse", "logTrue"):
         asked = (tmp_path / peer).read_text().split()
-        assert asked == [*benchmark.CALLS, *(*benchmark.CALLS, "product") * 3, "memory"]
+        assert asked == ["train", "encode", "decode", *("train", "encode", "decode", "product") * 3, "memory"]
 
     figures = json.loads(report.read_text())
     assert figures["circumstances"]["rounds"] == 2 and figures["config"]["tokenizer"]["embed_dim"] == 16
     ours = figures["ours"]
-    assert ours["tokens_per_clip"] == 2 * 2 * 2 and ours["parameters"] > 0
-    assert ours["memory"]["peak_bytes"] > 1e7
+    assert ours["parameters"] > 0 and ours["memory"]["peak_bytes"] > 1e7
     assert figures["ratios"]["peer"]["memory"] == pytest.approx(1e15 / ours["memory"]["peak_bytes"])
     for call, theirs in {"train": 1e6, "encode": 2e6, "decode": 3e6}.items():
         row = ours[call]
@@ -132,10 +163,13 @@ def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
     assert "--rounds=0" in one_sentence(capsys, "tokenizer", "--rounds=0")
     assert ".json" in one_sentence(capsys, "tokenizer", "--report=figures.txt")
     assert "generator" in one_sentence(capsys, "tokenizer", "--config=configs/quickstart.py:generator")
+    assert "needs a generator's" in one_sentence(capsys, "sampling", "--config=configs/quickstart.py")
     assert "has no argument 'x'" in one_sentence(capsys, "tokenizer", "--config=configs/benchmark.py:x")
     missing = str(tmp_path / "python")
     assert f"--peer={missing!r} cannot be run" in one_sentence(capsys, "tokenizer", f"--peer={missing}")
     assert "'float32'" in one_sentence(capsys, "tokenizer", f"--peer={missing}", "--config.tokenizer.dtype=bfloat16")
+    for name in ("generator", "sampling"):
+        assert "'cosine'" in one_sentence(capsys, name, f"--peer={missing}", "--config.train.mask_schedule=uniform")
     assert "1024" in one_sentence(capsys, "tokenizer", f"--peer={missing}", "--config.tokenizer.mlp_dim=512")
 
 
@@ -145,7 +179,7 @@ def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
     ("", "ends at once"),
 ])
 def test_a_peer_that_does_not_serve_is_named(tmp_path, monkeypatch, answers, said):
-    class Ours(benchmark.Side):  # saves the start of a process that is not what is tested
+    class Ours(side.Side):  # saves the start of a process that is not what is tested
         def __init__(self, command, sizes, environment, peer=None):
             if peer:
                 super().__init__(command, sizes, environment, peer)
@@ -156,14 +190,14 @@ def test_a_peer_that_does_not_serve_is_named(tmp_path, monkeypatch, answers, sai
     peer = interpreter(tmp_path, answers)
     with pytest.raises(UserError, match=f"--peer='{peer}' does not serve .*{said}.*phenaki-pytorch 0.5.0"):
         monkeypatch.setattr(benchmark, "Side", Ours)
-        benchmark.measure(config(), peer, 1)
+        benchmark.measure("tokenizer", config(), peer, 1)
 
 
 def test_an_interpreter_without_the_package_is_told_so(tmp_path):
     with pytest.raises(UserError, match="phenaki_pytorch"):
-        benchmark.Side([sys.executable, "-S", str(benchmark.PEER_PROGRAM)], {"threads": 1}, os.environ, sys.executable)
+        side.Side([sys.executable, "-S", str(side.PEER_PROGRAM)], {"threads": 1}, os.environ, sys.executable)
 
 
 def test_a_mistake_in_the_model_comes_back_from_its_process():
     with pytest.raises(UserError, match="tokenizer.height=9"):
-        benchmark.measure(config(tokenizer__height=9), None, 1)
+        benchmark.measure("tokenizer", config(tokenizer__height=9), None, 1)

@@ -41,9 +41,9 @@ def pipe(monkeypatch):
             calls.append((prompts, num_frames, seed, sampler))
             return SimpleNamespace(frames=draw(len(prompts), num_frames, seed))
 
-        def story(self, scenes, *, seed, **sampler):
-            calls.append((scenes, None, seed, sampler))
-            return SimpleNamespace(frames=draw(1, sum(s["num_frames"] for s in scenes), seed))
+        def tell(self, stories, *, seed, parts, **options):
+            calls.append((stories, parts, seed, options))
+            return (SimpleNamespace(frames=draw(1, scene["num_frames"], seed)) for scene in stories[0])
 
     monkeypatch.setattr(cli, "load_pipeline", lambda path: Pipe())
     return calls
@@ -100,9 +100,10 @@ def test_generate_refuses_and_overwrites_nothing(tmp_path, capsys, model, pipe):
     assert "empty" in refused(capsys, *generate, f"--prompts={empty}")
     assert "empty" in refused(capsys, *generate, f"--story={empty}")
     assert "empty" in refused(capsys, *generate, "--prompt= ")
+    assert "--prompt is missing" in refused(capsys, *generate)
     assert "no file" in refused(capsys, *generate, f"--story={tmp_path / 'none.json'}")
-    for text, words in (("[", "JSON"), ("[]", "list of scenes"), ('[{"num_frames": 3}]', "Scene 1"),
-                        ('[{"prompt": "a"}, {"prompt": "b", "num_frames": 0}]', "Scene 2"),
+    for text, words in (("[", "JSON"), ("[]", "list of scenes"), ('[{"num_frames": 3}]', "scene 1"),
+                        ('[{"prompt": "a"}, {"prompt": "b", "num_frames": 0}]', "scene 2"),
                         ('[{"prompt": "a", "frames": 3}]', "'frames'"), ('{"prompt": "a"}', "list of scenes")):
         story.write_text(text)
         assert words in refused(capsys, *generate, f"--story={story}")
@@ -136,18 +137,6 @@ def test_generate_writes_what_the_pipeline_makes(tmp_path, model, pipe):
     assert [media.read_video(tmp_path / f"two_{i}.gif")[0].shape[0] for i in (0, 1)] == [5, 5]
     assert main([*base, "--prompt=a", "--frames=1", f"--output={tmp_path / 'one.png'}"]) == 0
     assert media.read_image(tmp_path / "one.png").shape == (16, 16, 3)
-
-
-def test_stories_of_json_and_of_lines(tmp_path, model, pipe):
-    base = ["generate", f"--model={model}", f"--output={tmp_path / 'story.gif'}"]
-    scenes = [{"prompt": "a", "num_frames": 11}, {"prompt": "b", "num_frames": 4}]
-    (tmp_path / "story.json").write_text(json.dumps(scenes))
-    assert main([*base, f"--story={tmp_path / 'story.json'}"]) == 0
-    assert pipe[-1][0] == scenes
-    assert media.read_video(tmp_path / "story.gif")[0].shape[0] == 15
-    (tmp_path / "story.txt").write_text("a\n\nb\n")
-    assert main([*base, f"--story={tmp_path / 'story.txt'}"]) == 0
-    assert pipe[-1][0] == [{"prompt": "a", "num_frames": 11}, {"prompt": "b", "num_frames": 12}]
 
 
 def test_evaluate_refuses_unknown_suites(tmp_path, capsys, model):

@@ -147,19 +147,32 @@ def test_what_cannot_be_written_is_the_users(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "clip.mp4"
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
+def test_frames_that_come_one_after_the_other_make_the_same_video(tmp_path, suffix):
+    clip = smooth_clip(40, 16, 17) // 64 * 64  # few colours: one palette serves a gif, however it is cut
+    media.write_video(tmp_path / f"whole{suffix}", clip, 7.5, scale=3)
+    with media.open_video(tmp_path / f"parts{suffix}", 7.5, scale=3) as append:
+        for part in np.split(clip, [1, 12, 13]):
+            append(part)
+    whole, parts = (media.read_video(tmp_path / f"{name}{suffix}") for name in ("whole", "parts"))
+    np.testing.assert_array_equal(parts[0], whole[0])
+    assert parts[1] == whole[1]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_a_failure_leaves_the_old_file(tmp_path, suffix):
+    path = tmp_path / f"clip{suffix}"
     media.write_video(path, smooth_clip(3, 16, 16), 8.0)
     before = path.read_bytes()
-
-    def broken(place, frames, fps):
-        place.write_bytes(b"half a film")
+    with pytest.raises(RuntimeError), media.open_video(path, 8.0) as append:
+        append(smooth_clip(5, 16, 16))
         raise RuntimeError("the disk is full")
-
-    monkeypatch.setattr(media, "_write_av", broken)
-    with pytest.raises(RuntimeError):
-        media.write_video(path, smooth_clip(5, 16, 16), 8.0)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+    with pytest.raises(UserError, match="8 x 8"), media.open_video(path, 8.0) as append:
+        append(smooth_clip(5, 16, 16))
+        append(smooth_clip(5, 8, 8))
+    with pytest.raises(UserError, match="without a frame"), media.open_video(path, 8.0):
+        pass
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_written_files_can_be_read_by_others(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from phenaki_jax import config as configs
 from phenaki_jax.errors import UserError
-from phenaki_jax.training import generator_stage, tokenizer_stage
+from phenaki_jax.models.build import make_generator, make_tokenizer
 from phenaki_jax.training.metrics import count_parameters
 from phenaki_jax.training.optimizer import make_schedule
 
@@ -16,14 +16,8 @@ def paper(argument):
 
 def shapes(config):
     """(params, variables) of a stage's model, as shapes: nothing is computed."""
-    frozen = {}
-    if config.stage == "generator":
-        tokenizer = paper("tokenizer")
-        tokenizer.tokenizer = config.tokenizer
-        frozen = dict(zip(("params", "variables"), shapes(tokenizer)))
-    module = {"tokenizer": tokenizer_stage, "generator": generator_stage}[config.stage]
-    stage = module.make_stage(config, frozen)
-    return tuple(map(stage.model_part, jax.eval_shape(stage.init, jax.random.key(0))))
+    make = {"tokenizer": make_tokenizer, "generator": make_generator}[config.stage]
+    return jax.eval_shape(make(config).init, jax.random.key(0))
 
 
 @pytest.mark.parametrize("argument, millions, tolerance", [

@@ -1,4 +1,4 @@
-"""From two tiny runs to files: training both stages for a step, then everything that a user does with the folder."""
+"""From three tiny runs to files: training all stages for a step, then everything that a user does with the folder."""
 
 import json
 
@@ -15,6 +15,8 @@ TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32
         "text.embed_dim": 16, "text.heads": 2, "text.head_dim": 8, "text.mlp_dim": 32, "text.layers": 1,
         "data.mixture": "sprite_tiny_80_20", "batch_size": 5, "train.steps": 2, "train.sample_every": 100,
         "mesh.data": 1, "sampling.num_inference_steps": 2,
+        "generator.conditions": ("motion", "fps", "noise"), "train.noise_augmentation": 0.5,
+        "critic.embed_dim": 16, "critic.heads": 2, "critic.mlp_dim": 32, "critic.layers": 1,
         "tokenizer.patch": (2, 8, 4), "tokenizer.levels": (8, 5, 5, 5), "tokenizer.codebook_size": 1000}
 
 
@@ -24,10 +26,11 @@ def folder(tmp_path_factory):
 
     from phenaki_jax.training.loop import train
     folder = tmp_path_factory.mktemp("run")
-    for stage in ("tokenizer", "generator"):
+    for stage in ("tokenizer", "generator", "critic"):
         config = phenaki_jax.load_config(f"configs/quickstart.py:{stage}", TINY)
         config.data.data_dir = str(folder / "data")
         config.tokenizer_run = str(folder / "tokenizer") if stage == "generator" else ""
+        config.generator_run = str(folder / "generator") if stage == "critic" else ""
         assert train(config, folder / stage, devices=jax.devices()[:1], tensorboard=False).finished
     return folder
 
@@ -93,6 +96,54 @@ def test_a_picture_is_set_in_motion_and_a_video_goes_on(pipe):
     np.testing.assert_array_equal(longer.frames[:, 7:], other.frames[:, 7:])  # the last five frames are what counts
 
 
+def test_what_is_told_beside_the_text_has_its_say(pipe):
+    plain = pipe("a red circle", seed=1).tokens
+    for told in ({"motion": "high"}, {"motion": 3}, {"fps": 24.0}):
+        assert np.any(pipe("a red circle", seed=1, **told).tokens != plain)
+    np.testing.assert_array_equal(pipe("a red circle", seed=1, motion=30.0).tokens,
+                                  pipe("a red circle", seed=1, motion="high").tokens)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    clean, noisy = (pipe.animate("a red circle", picture, seed=1, noise_augmentation=share).tokens
+                    for share in (0.0, 0.9))
+    np.testing.assert_array_equal(clean[:, 0], noisy[:, 0])  # what is given comes out as it is
+    assert np.any(clean[:, 1:] != noisy[:, 1:])
+
+
+def test_previews_come_from_the_same_rounds(pipe):
+    steps = list(pipe.stream("a red circle", every=2, num_inference_steps=5, seed=3))
+    assert len(steps) == 3 and all(step.frames.shape == (1, 11, 32, 32, 3) for step in steps)
+    np.testing.assert_array_equal(steps[-1].tokens, pipe("a red circle", num_inference_steps=5, seed=3).tokens)
+    assert np.any(steps[0].tokens != steps[-1].tokens)
+    with pytest.raises(UserError, match="every=0"):
+        pipe.stream("a", every=0)
+
+
+def test_between_two_pictures_and_between_key_frames(pipe):
+    """The two pictures are there as they are; the first step's tokens are the first picture's."""
+    first, last = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    for count in (None, 5):
+        made = pipe.interpolate(["a", "b"], first, last, num_frames=count, seed=1)
+        assert made.frames.shape[:2] == (2, count or 11)
+        np.testing.assert_array_equal(made.frames[:, [0, -1]], np.stack([np.stack([first, last])] * 2))
+        np.testing.assert_array_equal(made.tokens[:, :1], pipe.encode(np.stack([first[None]] * 2)))
+    sparse = pipe.animate("a", first, seed=1, fps=2.0).frames
+    video = pipe.keyframes("a", num_keyframes=3, between=3, fps=8.0, image=first, seed=1)
+    assert video.frames.shape == (1, 9, 32, 32, 3)
+    np.testing.assert_array_equal(video.frames[:, ::4], sparse[:, :3])
+
+
+def test_a_critic_is_sampled_with_where_it_is_trained(folder, pipe):
+    with_critic = phenaki_jax.PhenakiPipeline.from_pretrained(folder / "critic")
+    assert with_critic.config.sampling.order == "critic"
+    made = with_critic("a red circle", num_inference_steps=4, seed=2).tokens
+    assert made.shape == (1, 6, 4, 8) and made.max() < 1000
+    confident = with_critic("a red circle", num_inference_steps=4, order="confidence", seed=2).tokens
+    np.testing.assert_array_equal(confident, pipe("a red circle", num_inference_steps=4, seed=2).tokens)
+    assert np.any(made != confident)
+    with pytest.raises(UserError, match="order='critic' needs a critic"):
+        pipe("a", order="critic")
+
+
 def test_a_region_is_made_anew_and_the_rest_stays(pipe):
     """Tokens of 2 x 8 x 4 pixels, the first frame's of 1 x 8 x 4: those to which a masked pixel belongs, and no other.
     """
@@ -117,6 +168,14 @@ def test_a_region_is_made_anew_and_the_rest_stays(pipe):
     (lambda p, v: p.extend(["a", "b", "c"], np.stack([v, v]), num_frames=2), "for 3 prompts"),
     (lambda p, v: p.extend("a", v, num_frames=0), "num_frames=0"),
     (lambda p, v: p.extend("a", v[:0], num_frames=2), "video"),
+    (lambda p, v: p.interpolate("a", v[0], v[0], num_frames=3), "num_frames=3"),
+    (lambda p, v: p.interpolate("a", v[0], v[0], num_frames=13), "num_frames=13"),
+    (lambda p, v: p.interpolate("a", v[0], v[0, :8]), "last_image is"),
+    (lambda p, v: p.keyframes("a", num_keyframes=12), "num_keyframes=12"),
+    (lambda p, v: p.keyframes("a", fps=3), "fps=3 leaves"), (lambda p, v: p.keyframes("a", fps="quick"), "fps='quick'"),
+    (lambda p, v: p.keyframes("a", between=0), "between=0"), (lambda p, v: p.keyframes("a", between=2), "between=2"), (lambda p, v: p("a", motion="fast"), "low, medium, high"),
+    (lambda p, v: p("a", motion=-1), "motion=-1"), (lambda p, v: p("a", fps=0), "fps=0"),
+    (lambda p, v: p("a", noise_augmentation=2), "noise_augmentation=2"),
     (lambda p, v: p.inpaint("a", v[:6], np.ones((32, 32))), "frames=6"),
     (lambda p, v: p.inpaint("a", np.concatenate([v, v[1:]]), np.ones((32, 32))), "in 11 at most"),
     (lambda p, v: p.inpaint("a", v, np.ones((8, 8))), "mask has shape"),
@@ -168,8 +227,9 @@ def test_a_tokenizer_alone_reconstructs_and_says_that_it_cannot_generate(folder)
     alone = phenaki_jax.PhenakiPipeline.from_pretrained(folder / "tokenizer")
     video = np.zeros((1, 1, 32, 32, 3), np.uint8)
     assert alone.reconstruct(video).shape == video.shape
-    with pytest.raises(UserError, match="reconstruct only"):
-        alone("a red circle")
+    for call in (alone, alone.keyframes, alone.stream):
+        with pytest.raises(UserError, match="reconstruct only"):
+            call("a red circle")
 
 
 def test_the_command_line_on_a_run(folder, tmp_path, capsys):
@@ -184,6 +244,10 @@ def test_the_command_line_on_a_run(folder, tmp_path, capsys):
     media.write_image(tmp_path / "picture.png", np.full((40, 64, 3), 200, np.uint8))
     base = [f"--model={folder}", "--prompt=a red circle moves left"]
     assert main(["animate", *base, f"--image={tmp_path / 'picture.png'}", f"--output={tmp_path / 'moves.gif'}"]) == 0
+    assert main(["interpolate", *base, f"--image={tmp_path / 'picture.png'}", "--motion=2.5",
+                 f"--last_image={tmp_path / 'picture.png'}", f"--output={tmp_path / 'between.gif'}"]) == 0
+    assert main(["generate", *base, "--keyframes=2", "--fps=12", f"--output={tmp_path / 'keys.mp4'}"]) == 0
+    assert media.read_video(tmp_path / "keys.mp4")[0].shape[0] == 5
     assert main(["extend", *base, f"--video={tmp_path / 'moves.gif'}", f"--output={tmp_path / 'on.gif'}"]) == 0
     assert main(["inpaint", *base, f"--video={tmp_path / 'moves.gif'}", f"--mask={tmp_path / 'picture.png'}",
                  f"--output={tmp_path / 'anew.mp4'}", "--scale=2"]) == 0
@@ -194,11 +258,21 @@ def test_the_command_line_on_a_run(folder, tmp_path, capsys):
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert {"tokenizer", "prompts", "image_only", "stories", "stories_truth"} <= set(report["measurements"])
     assert report["measurements"]["stories_truth"]["motion"]["share"] == 1.0
+    for model, suites in ((folder, {"control", "editing"}), (folder / "critic", {"critic"})):
+        assert main(["evaluate", f"--model={model}", f"--suite={','.join(sorted(suites))}", "--samples=2",
+                     f"--report={tmp_path / 'more.json'}"]) == 0
+        report = json.loads((tmp_path / "more.json").read_text())
+        assert set(report["measurements"]) == suites
+        exact = {row["key"]: row["value"] for row in report["table"] if row["key"].endswith("_exact")}
+        assert all(value == 1 for value in exact.values())
 
 
 @pytest.mark.parametrize("arguments, words", [
     (["--prompt=a", "--frames=10"], "frames=10"), (["--prompt= "], "--prompt"),
-    (["--prompt=a", "--model=nowhere"], "nowhere")])
+    (["--prompt=a", "--model=nowhere"], "nowhere"), (["--prompt=a", "--between=4"], "--between goes with --keyframes"),
+    (["--prompt=a", "--keyframes=3", "--between=0"], "between=0"), (["--prompt=a", "--motion=nan"], "motion=nan"),
+    (["--story=x.yaml", "--keyframes=3"], "--keyframes goes with --prompt"),
+    (["--prompt=a", "--order=critic"], "needs a critic")])
 def test_mistakes_end_with_two_and_leave_the_old_file(folder, tmp_path, capsys, arguments, words):
     output = tmp_path / "out.gif"
     output.write_bytes(b"mine")
@@ -206,6 +280,12 @@ def test_mistakes_end_with_two_and_leave_the_old_file(folder, tmp_path, capsys, 
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and "Traceback" not in said
     assert output.read_bytes() == b"mine"
+
+
+def test_control_is_measured_at_motions_of_its_own(folder, tmp_path, capsys):
+    assert main(["evaluate", f"--model={folder}", "--suite=control", "--motion=3", "--samples=1",
+                 f"--report={tmp_path / 'r.json'}"]) == 2
+    assert "motion=3.0 is what this suite varies itself" in capsys.readouterr().err
 
 
 def test_another_codebook_is_a_vocabulary_mismatch(folder, tmp_path):

@@ -1,5 +1,6 @@
 """The quickstart's parts that need no training: what it asks for is what it says."""
 
+import dataclasses
 import json
 import types
 
@@ -36,6 +37,10 @@ class Truth:
     def story(self, scenes, seed):
         return self.stories([scenes], seed)
 
+    def tell(self, stories, seed):
+        for scenes in zip(*stories):
+            yield self.stories([[scene] for scene in scenes], seed)
+
     def reconstruct(self, video):
         return video
 
@@ -61,7 +66,7 @@ def test_the_prompts_are_of_what_they_should_be():
     assert sum(f["style"] == "outlined" for f in facts) == sum(f["colour"] == "orange" for f in facts) == 40
     assert not any(f["style"] == "outlined" and f["colour"] == "orange" for f in facts)
     assert all(f["speed"] is not None for f in facts)
-    stories, videos = quickstart.three_scene_stories(rng, 8, config())
+    stories, videos = quickstart.sprite_stories(rng, 8, 3, config())
     assert all([s["num_frames"] for s in story] == [11, 12, 12] for story in stories)
     assert all(v.shape == (35, 32, 32, 3) for v in videos)
 
@@ -91,7 +96,7 @@ def test_a_pipeline_that_draws_the_truth_passes_its_bars(sizes, tmp_path):
     rng = [np.random.default_rng([quickstart.SEED, 1, part]) for part in range(4)]
     facts_of = dict(zip(*quickstart.held_out_prompts(rng[1], sizes.prompts)))
     facts_of |= dict(zip(*quickstart.image_only_prompts(rng[2], sizes.image_only)))
-    stories, _ = quickstart.three_scene_stories(rng[3], sizes.stories, config())
+    stories, _ = quickstart.sprite_stories(rng[3], sizes.stories, 3, config())
     facts_of |= {scene["prompt"]: scene["facts"] for story in stories for scene in story}
     measured = quickstart.evaluate(Truth(facts_of), config(), sizes)
     for part in ("tokenizer", "prompts", "image_only"):
@@ -101,6 +106,21 @@ def test_a_pipeline_that_draws_the_truth_passes_its_bars(sizes, tmp_path):
     assert measured["stories"]["motion"]["share"] >= 0.9
     swapped = {p: {**f, "colour": "red" if f["colour"] != "red" else "blue"} for p, f in facts_of.items()}
     assert quickstart.evaluate(Truth(swapped), config(), sizes)["prompts"]["agreement"]["colour"] == 0.0
+
+
+def test_long_stories_are_told_and_so_is_the_truth(sizes, monkeypatch):
+    monkeypatch.setattr(quickstart, "LONG_SCENES", 4)
+    stories, _ = quickstart.sprite_stories(np.random.default_rng([quickstart.SEED, 1, 4]), 2, 4, config())
+    facts_of = {scene["prompt"]: scene["facts"] for story in stories for scene in story}
+    sizes = dataclasses.replace(sizes, long=2)
+    measured = quickstart.evaluate(Truth(facts_of), config(), sizes, suites=("long",))
+    assert set(measured) == {"long", "long_truth"} and measured["long"]["length"] == 47
+    for part in measured.values():
+        assert len(part["table"]) == 4 and part["last"]["mean"] >= 0.9
+    wrong = {prompt: facts | {"background": "gray" if facts["background"] != "gray" else "navy"}
+             for prompt, facts in facts_of.items()}
+    measured = quickstart.evaluate(Truth(wrong), config(), sizes, suites=("long",))
+    assert measured["long"]["last"]["background"]["share"] == 0 == measured["long_truth"]["fall"]["background"]
 
 
 def test_the_story_and_the_samples_are_written(tmp_path):

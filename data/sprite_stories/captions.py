@@ -42,18 +42,20 @@ IMAGES = (
 )
 
 
-def caption(rng: np.random.Generator, facts: Facts, image: bool = False,
-            complete: bool = False) -> tuple[str, dict[str, str]]:
+def caption(rng: np.random.Generator, facts: Facts, image: bool = False, complete: bool = False,
+            unnamed: tuple[str, ...] = ()) -> tuple[str, dict[str, str]]:
     """A sentence that is true of a scene, and the facts that it names.
 
     Args:
       image: whether it captions a single frame, of which no motion is told.
       complete: name every fact; otherwise style, speed and background are each left out of one caption in ten.
+      unnamed: which of these three are not named in any case.
 
     Returns:
       The sentence, at most 95 bytes, and {field of Facts: value}. `speed` is absent for an object that stays still.
     """
     keep = {name: complete or bool(rng.random() >= LEFT_OUT) for name in ("style", "speed", "background")}
+    keep |= dict.fromkeys(unnamed, False)
     forms = IMAGES if image else RESTING if facts.speed is None else MOVING
     form = forms[int(rng.integers(len(forms)))]
     named = {"colour": facts.colour, "shape": facts.shape}

@@ -25,6 +25,8 @@ from phenaki_jax.evaluation import sprite_world as sw  # noqa: E402
 
 FPS = 8.0
 CLIP_FRAMES = 11
+PACED_FPS = (8.0, 16.0, 32.0)
+PACED_SPEED = 11.0  # pixels a second at most, in a 32 x 32 frame
 
 
 @dataclasses.dataclass(eq=False)
@@ -32,7 +34,8 @@ class SpriteStoriesConfig(tfds.core.BuilderConfig):
     """What a config draws.
 
     Attributes:
-      kind: "clips" (one scene of 11 frames), "images" (one frame) or "stories" (2 to 4 scenes: 11, 12, 12, … frames).
+      kind: "clips" (one scene of 11 frames), "paced" (the same at any speed and several frame rates, of which captions
+        tell nothing), "images" (one frame) or "stories" (2 to 4 scenes: 11, 12, 12, … frames).
       size: height and width of a frame in pixels.
       digits: whether handwritten digits occur besides the four shapes.
       num_train, num_test: records of the two splits.
@@ -51,6 +54,7 @@ def _world(suffix: str, what: str, counts: dict[str, tuple[int, int]], **fields)
 
 
 FULL = {"clips": (8192, 512), "images": (4096, 256), "stories": (2048, 128)}
+PACED = {"paced": (8192, 512)}
 TINY = {"clips": (48, 16), "images": (32, 16), "stories": (24, 8)}
 
 
@@ -65,7 +69,7 @@ class SpriteStories(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First."}
     BUILDER_CONFIGS = (
-        _world("32", "four shapes, 32 x 32", FULL)
+        _world("32", "four shapes, 32 x 32", FULL | PACED)
         + _world("64_digits", "four shapes and handwritten digits, 64 x 64", FULL, size=64, digits=True)
         + _world("32_tiny", "a few records, for tests", TINY)
     )
@@ -75,7 +79,7 @@ class SpriteStories(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
-        frames = {"clips": CLIP_FRAMES, "images": 1, "stories": None}[self.builder_config.kind]
+        frames = {"clips": CLIP_FRAMES, "paced": CLIP_FRAMES, "images": 1, "stories": None}[self.builder_config.kind]
         features = {
             # Flat sprites compress well: a clip of 32 x 32 takes 1 KB and is read in 0.3 ms.
             "video": tfds.features.Tensor(shape=(frames, size, size, 3), dtype=np.uint8,
@@ -125,6 +129,12 @@ def make_record(config: SpriteStoriesConfig, split: str, index: int) -> dict[str
         facts, frames = dataclasses.replace(facts, direction=sw.STILL, speed=None), 1
     else:
         facts, frames = world.sample_facts(rng, objects=objects, held_out=test), CLIP_FRAMES
+    if config.kind == "paced":
+        fps, speed = float(rng.choice(PACED_FPS)), float(rng.uniform(0, PACED_SPEED)) * (facts.speed is not None)
+        text, _ = caption(rng, facts, complete=test, unnamed=("speed",))
+        return record | {"video": world.make_clip(rng, facts, frames=frames, pixels=speed / fps, **draw), "fps": fps,
+                         "caption": text, "facts": json.dumps([{**dataclasses.asdict(facts), "speed": None,
+                                                                "pixels_per_second": speed, "frames": frames}])}
     text, _ = caption(rng, facts, image=config.kind == "images", complete=test)
     return {**record, "video": world.make_clip(rng, facts, frames=frames, **draw), "caption": text,
             "facts": _facts_json([(facts, frames)])}

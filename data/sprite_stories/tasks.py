@@ -8,7 +8,8 @@ from data.sprite_stories.sprite_stories_dataset_builder import SpriteStories
 from phenaki_jax.input import preprocess
 from phenaki_jax.input.seqio_source import CUT, FEATURES, TOKENIZED, NumpyStep, RandomAccessSource, number_records
 
-CUTS = {"clips": preprocess.cut_clip, "stories": preprocess.cut_story, "images": preprocess.cut_image}
+CUTS = {"clips": preprocess.cut_clip, "paced": preprocess.cut_clip, "stories": preprocess.cut_story,
+        "images": preprocess.cut_image}
 
 
 def _add(name: str, config, stream: str, cut) -> None:

@@ -106,11 +106,15 @@ def _object(rng: np.random.Generator, facts: Facts, split: str) -> tuple[float, 
     return radius, digit
 
 
-def make_clip(rng: np.random.Generator, facts: Facts, *, frames: int = 11, size: int = 32,
-              split: str = "train") -> np.ndarray:
-    """A clip of one scene, uint8 [frames, size, size, 3]."""
+def make_clip(rng: np.random.Generator, facts: Facts, *, frames: int = 11, size: int = 32, split: str = "train",
+              pixels: float | None = None) -> np.ndarray:
+    """A clip of one scene, uint8 [frames, size, size, 3].
+
+    pixels: a frame, in a 32 x 32 frame, that what moves goes, instead of what the facts' speed says.
+    """
     radius, digit = _object(rng, facts, split)
-    path = place(rng, np.arange(frames)[:, None] * facts.velocity, radius)
+    velocity = facts.velocity if pixels is None else np.sign(facts.velocity) * pixels
+    path = place(rng, np.arange(frames)[:, None] * velocity, radius)
     return draw(facts, path, radius, size, digit)
 
 

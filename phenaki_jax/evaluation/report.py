@@ -71,6 +71,29 @@ def _bars() -> tuple[Bar, ...]:
 
 
 BARS = _bars()
+# Of suites that are no part of the quickstart.
+MORE_BARS = {"long": (
+    Bar("long stories: attributes of the last ten scenes below the first ten's, mean", "long/fall/mean", 5, False,
+        "points"),
+    *(Bar(f"– {name}", f"long/fall/{name}", 5, False, "points")
+      for name in ("colour", "shape", "style", "motion", "speed", "background")),
+    Bar("long stories: frames", "long/length", 240, unit=""),
+    Bar("long stories: resident memory after the last window over that after the third", "long/memory/resident_ratio",
+        1.05, False, "times"),  # what the allocator keeps varies by some percent
+    Bar("long stories: bytes of live arrays after the last window beyond those after the third",
+        "long/memory/live_growth", 0, False, ""),
+), "control": (
+    Bar("control: rank correlation of asked motion and mean speed", "control/motion/rank_means", 0.9, unit=""),
+    Bar("control: the same over single clips", "control/motion/rank_clips", 0.9, unit=""),
+    Bar("control: displacement a frame falls as fps rises", "control/fps/falls", 1, unit=""),
+), "editing": (
+    Bar("interpolation: end frames exact", "editing/interpolate/ends_exact", 1),
+    Bar("interpolation: frames between, dB above linear blending", "editing/interpolate/gain", 0, unit="dB"),
+    Bar("inpainting: kept region's tokens exact", "editing/inpaint/kept_exact", 1),
+    Bar("animate: first frame as the tokenizer gives it", "editing/animate/first_exact", 1),
+), "critic": (
+    Bar("critic: area under the ROC curve", "critic/auc", 0.8, unit=""),
+)}
 
 
 def write_report(folder: str | os.PathLike, measurements: Mapping, circumstances: Mapping, *,
@@ -80,7 +103,7 @@ def write_report(folder: str | os.PathLike, measurements: Mapping, circumstances
     Args:
       measurements: nested dicts, e.g. {"tokenizer": tokenizer_protocol(...), "prompts": prompt_protocol(...),
         "image_only": ..., "stories": ..., "stories_truth": ..., "run": {"minutes": ..., "peak_gb": ...}}. Keys named
-        "frames" are left out.
+        "frames" are left out; "table", a list of rows {column: number}, is shown as one.
       circumstances: how it was measured: `circumstances()` and seeds, sampler settings, numbers of clips.
       bars: what was asked for; a bar without a measurement is shown as not measured.
 
@@ -134,6 +157,10 @@ def _markdown(table: Sequence[Mapping], circumstances: Mapping, measurements: Ma
         if rows:
             lines += ["", f"## {name}", "", "| figure | value |", "| --- | --- |"]
             lines += [f"| {key} | {value} |" for key, value in rows]
+        if isinstance(part, Mapping) and part.get("table"):
+            columns = list(part["table"][0])
+            lines += ["", f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
+            lines += [f"| {' | '.join(_number(row[column]) for column in columns)} |" for row in part["table"]]
     lines += ["", "## circumstances", ""]
     lines += [f"- {key}: {value}" for key, value in _figures(circumstances, lists=True)]
     return "\n".join(lines) + "\n"

@@ -18,11 +18,16 @@ import numpy as np
 
 from phenaki_jax import config as configs
 from phenaki_jax.errors import UserError
-from phenaki_jax.input import order
+from phenaki_jax.input import order, preprocess
+from phenaki_jax.input.cache import Cache
+from phenaki_jax.input.motion import TOLD
 from phenaki_jax.input.schema import STREAMS, TEXT_LENGTH, Batch, Record, batch_shapes, to_record
+from phenaki_jax.input.text import BYTES, Vocabulary, encode_cut
 
 MODULES = ("data.mixtures",)
 CACHE_BYTES = 1 << 30
+LEFT_TO_PREDICT = 2  # frames of a shortened window at least
+CAPTION_BYTES = 1 << 16  # of a caption, where they are only read to be encoded anew
 
 
 # ------------------------------------------------------------------------------------------- names to tasks
@@ -86,14 +91,22 @@ def make_loader(config: Any, train: bool = True) -> "Loader | Schedule":
     With `data.schedule` it is a `Schedule` of a loader a phase, whose streams run on from one phase to the next.
     """
     import jax
-    data, loaders, cache = config.data, [], _Cache(CACHE_BYTES)
+
+    from phenaki_jax.input.encoder import vocabulary_of
+    data, loaders, cache, vocabulary = config.data, [], _Cache(CACHE_BYTES), vocabulary_of(config)
+    told = () if config.get("stage") == "tokenizer" else (config.get("generator") or {}).get("conditions", ())
+    embeddings = Cache(config.text.cache, "text") if config.text.get("cache") else None
+    tokens = Cache(data.token_cache, "tokens") if train and data.get("token_cache") else None
     for first, mixture in configs.mixtures(config):
         loaders.append(Loader(
             mixture, batch_size=config.batch_size, seed=config.seed,
             split=data.split if train else data.eval_split,
             frames=config.tokenizer.frames, height=config.tokenizer.height, width=config.tokenizer.width,
-            text_length=config.text.length, fps=data.fps, data_dir=data.data_dir, modules=tuple(data.modules),
+            text_length=config.text.length, sizes=data.get("sizes", ()), told=told,
+            fps=None if "fps" in told else data.fps,
+            data_dir=data.data_dir, modules=tuple(data.modules),
             host=jax.process_index(), hosts=jax.process_count(), cache=cache, field=_field(config),
+            vocabulary=vocabulary, embeddings=embeddings, tokens=tokens,
             start=first, before=loaders[-1].positions(first) if loaders else {}))
     return loaders[0] if len(loaders) == 1 else Schedule(loaders)
 
@@ -157,25 +170,35 @@ class Loader:
       frames, height, width: of a row of the video stream; images have one frame.
       text_length: ids of a caption, with its end mark.
       fps: if given, the frame rate that the records must have.
+      told: which numbers rows have: motion, fps (others are not of the data).
+      sizes: (frames, height, width) that steps have by turns, drawn anew for each; () for always the full size. Rows
+        are cut to their first frames and shrunk by whole factors, so that one model learns clips of several lengths and
+        resolutions; of frames that are given at least the last two are left to predict.
       data_dir: TFDS's folder, with the records already built (`prepare`).
       host, hosts: which contiguous share of each stream's rows `batch` gives.
       cache_bytes: how many bytes of decoded video may be kept; `cache` instead shares what another loader keeps.
       start, before: the step that it begins with, and how many positions of each stream were used up by then.
       field: the config's field that names the mixture, for sentences about it.
+      vocabulary: of the ids in a batch; tasks give bytes, which are read and encoded anew where it is another.
+      embeddings, tokens: caches; batches have "text_embeds" and "tokens" of them.
 
     Raises:
       UserError: an unknown mixture or split, no records, other sizes than asked for, shares that are no whole rows.
     """
 
     def __init__(self, mixture: str, *, batch_size: int, seed: int, split: str = "train", frames: int, height: int,
-                 width: int, text_length: int = TEXT_LENGTH, fps: float | None = None, data_dir: str | os.PathLike,
+                 width: int, text_length: int = TEXT_LENGTH, fps: float | None = None,
+                 sizes: Sequence[tuple[int, int, int]] = (), told: Sequence[str] = (), data_dir: str | os.PathLike,
                  modules: Sequence[str] = MODULES, host: int = 0, hosts: int = 1, cache_bytes: int = CACHE_BYTES,
                  cache: "_Cache | None" = None, start: int = 0, before: Mapping[str, int] | None = None,
-                 field: str = "data.mixture"):
+                 field: str = "data.mixture", vocabulary: Vocabulary = BYTES, embeddings: Cache | None = None,
+                 tokens: Cache | None = None):
         tasks, self._rates = find_mixture(mixture, modules, field)
         self.seed, self.host, self.hosts = seed, host, hosts
         self.mixture, self.start, self._before = mixture, start, dict(before or {})
-        self._lengths = {"video": frames, "text": text_length}
+        self._text_length, self._vocabulary = text_length, vocabulary
+        self._embeddings, self._tokens = embeddings, tokens
+        self._lengths = {"video": frames, "text": text_length if vocabulary is BYTES else CAPTION_BYTES}
         self._tasks = {task.name: task for task in tasks}
         self._records = {task.name: task.source.records(split, os.fspath(data_dir)) for task in tasks}
         self._steps = {task.name: _numpy_steps(task) for task in tasks}
@@ -185,7 +208,12 @@ class Loader:
             self._check(task, split, data_dir, (height, width), fps)
         self.streams = {task.name: task.source.stream for task in tasks}
         self.rows = stream_rows(stream_shares(self.streams, self._rates), batch_size, mixture, field)
-        self.shapes = batch_shapes(self.rows, frames=frames, height=height, width=width, text_length=text_length)
+        self._told = [name for name in told if name in TOLD]
+        self._full, self._sizes = (frames, height, width), tuple(sizes) or ((frames, height, width),)
+        preprocess.check_sizes(self._sizes, self._full)
+        if tokens and self._sizes != (self._full,):
+            raise UserError(f"data.sizes={tuple(sizes)} and data.token_cache do not go together: cached tokens are of "
+                            "whole clips; leave one of them out.")
         self._check_hosts(hosts)
 
     def _check(self, task: Any, split: str, data_dir: Any, size: tuple[int, int], fps: float | None) -> None:
@@ -223,7 +251,7 @@ class Loader:
         return next((name for name, bound in zip(names, bounds) if draw < bound), names[-1])
 
     def example(self, task: str, position: int) -> dict[str, np.ndarray]:
-        """What a task gives at a position: {video, text (unpadded), known_frames}; what seqio gives there as well."""
+        """What a task gives at a position: {video, text (unpadded), fps, known_frames}; as seqio gives it there."""
         key, records = self._keys[task], self._records[task]
         index = order.record_index(key, position, len(records))
         record = {**self._cache.get((task, index), lambda: records[index]), "seed": order.example_seed(key, position)}
@@ -231,21 +259,70 @@ class Loader:
             record = step(record, self._lengths)
         return record
 
+    def ids(self, example: Mapping[str, np.ndarray]) -> np.ndarray:
+        """A row's caption as ids of the loader's vocabulary, int32 [at most text_length], unpadded."""
+        if self._vocabulary is BYTES:
+            return example["text"]
+        return encode_cut(BYTES.decode(example["text"]), self._text_length, self._vocabulary)
+
+    def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(task, record) of every record of the split, one after the other."""
+        for name, records in self._records.items():
+            for index in range(len(records)):
+                yield name, records[index]
+
+    def every_row(self, task: str, record: Mapping[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+        """All that `example` can give of a record, whatever the position.
+
+        Raises: UserError where the task draws from endlessly many.
+        """
+        try:
+            yield from preprocess.every_row(self._steps[task], record, self._lengths)
+        except KeyError as error:
+            if error.args != ("seed",):
+                raise
+            raise UserError(f"the task {task!r} of {self.mixture!r} draws its clips anew each time, so that no cache "
+                            "can hold them; precompute another mixture") from None
+
+    def shapes(self, size: tuple[int, int, int] | None = None) -> dict[str, dict[str, tuple]]:
+        """The (shape, dtype) of every array of a batch of all hosts, of clips of (frames, height, width)."""
+        frames, height, width = size or self._full
+        shapes = batch_shapes(self.rows, frames=frames, height=height, width=width, text_length=self._text_length)
+        for stream, count in self.rows.items():
+            shapes[stream] |= {name: ((count,), np.dtype(np.float32)) for name in self._told}
+            if self._embeddings:
+                shapes[stream]["text_embeds"] = ((count, self._text_length, *self._embeddings.shape),
+                                                 self._embeddings.dtype)
+            if self._tokens:
+                steps = self._tokens.about["grid"][0] if stream == "video" else 1
+                shapes[stream]["tokens"] = (count, steps, *self._tokens.shape), np.dtype(np.int32)
+        return shapes
+
     def batch(self, step: int, host: int | None = None, hosts: int | None = None) -> Batch:
         """The rows of one step: all of them, or with hosts > 1 the contiguous share of `host` of each stream."""
         host, hosts = self.host if host is None else host, self.hosts if hosts is None else hosts
         self._check_hosts(hosts)
         batch: Batch = {}
         first = self.positions(step)
+        size = self._sizes[order.hash64(self.seed, "size", step) % len(self._sizes)]
+        shapes = self.shapes(size)
         for stream, count in self.rows.items():
             share = count // hosts
-            out = {name: np.zeros((share, *shape[1:]), dtype) for name, (shape, dtype) in self.shapes[stream].items()}
+            out = {name: np.zeros((share, *shape[1:]), dtype) for name, (shape, dtype) in shapes[stream].items()}
             for row in range(share):
                 position = first[stream] + host * share + row
                 example = self.example(self.task_at(stream, position), position)
-                out["video"][row] = example["video"]
-                out["text"][row, :len(example["text"])] = example["text"]
-                out["known_frames"][row] = example["known_frames"]
+                ids = self.ids(example)
+                video = example["video"] if size == self._full else preprocess.shrink(example["video"], size)
+                out["video"][row] = video
+                out["text"][row, :len(ids)] = ids
+                out["known_frames"][row] = min(int(example["known_frames"]), max(len(video) - LEFT_TO_PREDICT, 0))
+                for name in self._told:
+                    out[name][row] = TOLD[name](video, float(example["fps"]))
+                if self._embeddings:
+                    out["text_embeds"][row, :len(ids)] = self._embeddings.embeddings(ids, self._vocabulary)
+                if self._tokens:
+                    out["tokens"][row] = self._tokens.tokens(example["video"])
             batch[stream] = out
         return batch
 

@@ -5,7 +5,7 @@ A step takes (record, lengths) and returns a new record. lengths: {"video": fram
 `seqio_source.NumpyStep` makes seqio preprocessors of the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,23 @@ AT_THE_SEAM = 0.5  # share of windows whose caption changes right after the know
 
 
 def cut_clip(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """A clip of exactly lengths["video"] frames; {video, caption, known_frames = 0}."""
+    """A clip of exactly lengths["video"] frames; {video, caption, fps, known_frames = 0}."""
     frames = lengths.get("video", FRAMES)
     if len(record["video"]) != frames:
         raise UserError(f"A clip has {len(record['video'])} frames, but tokenizer.frames={frames} is asked for.")
-    return _row(record["video"], record["caption"], 0)
+    return _row(record, record["video"], record["caption"], 0)
 
 
 def cut_image(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """An image, which is a record of one frame; {video, caption, known_frames = 0}."""
+    """An image, which is a record of one frame; {video, caption, fps, known_frames = 0}."""
     del lengths
     if len(record["video"]) != 1:
         raise UserError(f"An image record has {len(record['video'])} frames; it needs to have 1.")
-    return _row(record["video"], record["caption"], 0)
+    return _row(record, record["video"], record["caption"], 0)
 
 
 def cut_story(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """A window of a story, with the caption of its last frame; {video, caption, known_frames = KNOWN_FRAMES}.
+    """A window of a story, with the caption of its last frame; {video, caption, fps, known_frames = KNOWN_FRAMES}.
 
     The caption may change at frames 1 to KNOWN_FRAMES of the window, so all frames to predict are told of.
     """
@@ -48,9 +48,17 @@ def cut_story(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str
     seed = int(record["seed"])
     if len(seams) and order.uniform(seed, "seam") < AT_THE_SEAM:
         choices = seams
-    first = int(choices[order.hash64(seed, "window") % len(choices)])
-    scene = int(np.searchsorted(starts, first + frames - 1, side="right")) - 1
-    return _row(record["video"][first:first + frames], record["captions"][scene], KNOWN_FRAMES)
+    return _window(record, int(choices[order.hash64(seed, "window") % len(choices)]), frames)
+
+
+def every_window(record: Mapping[str, Any], lengths: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """All windows that `cut_story` may cut, whatever the seed, in the order of their first frames."""
+    frames = lengths.get("video", FRAMES)
+    for first in story_windows(len(record["video"]), np.asarray(record["starts"]), frames)[0]:
+        yield _window(record, int(first), frames)
+
+
+cut_story.every = every_window
 
 
 def slide_image(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
@@ -67,7 +75,27 @@ def slide_image(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[s
         velocity *= 0.0
     offsets = (np.arange(frames) - (frames - 1) / 2)[:, None] * velocity
     slid = [ndimage.shift(image.astype(np.float32), (*offset, 0), order=1, mode="nearest") for offset in offsets]
-    return _row(np.rint(slid).astype(np.uint8), record["caption"], 0)
+    return _row(record, np.rint(slid).astype(np.uint8), record["caption"], 0)
+
+
+def check_sizes(sizes: Sequence[tuple[int, int, int]], full: tuple[int, int, int]) -> None:
+    """Raises: UserError where clips of the full (frames, height, width) cannot be shrunk to one of the sizes."""
+    frames, height, width = full
+    for size in sizes:
+        if len(size) != 3 or min(size) < 1 or size[0] > frames or height % size[1] or width % size[2]:
+            raise UserError(f"data.sizes has {size}; each has to be frames, height and width, at most "
+                            f"tokenizer.frames={frames}, and divisors of {height} x {width}.")
+
+
+def shrink(video: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [F, Y, X, 3], its first frames, averaged over whole blocks of pixels: [frames, height, width, 3]."""
+    frames, height, width = size
+    video = video[:frames]
+    rows, columns = video.shape[1] // height, video.shape[2] // width
+    if (rows, columns) == (1, 1):
+        return video
+    blocks = video.reshape(len(video), height, rows, width, columns, 3).astype(np.float32)
+    return np.rint(blocks.mean((2, 4))).astype(np.uint8)
 
 
 def story_windows(total: int, starts: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,10 +112,32 @@ def story_windows(total: int, starts: np.ndarray, frames: int) -> tuple[np.ndarr
 
 
 def tokenize(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """Ids for the caption, with their end mark and without padding: {video, text, known_frames}, all a model needs."""
-    ids = text.BYTES.encode(to_text(record["caption"]))[:lengths.get("text", TEXT_LENGTH) - 1] + [text.EOS]
-    return {"video": record["video"], "text": np.array(ids, np.int32), "known_frames": record["known_frames"]}
+    """Ids for the caption, with their end mark and without padding: {video, text, fps, known_frames}."""
+    ids = text.encode_cut(to_text(record["caption"]), lengths.get("text", TEXT_LENGTH))
+    return {"text": ids, **{name: record[name] for name in ("video", "fps", "known_frames")}}
 
 
-def _row(video: np.ndarray, caption: str | bytes, known_frames: int) -> dict[str, Any]:
-    return {"video": video, "caption": caption, "known_frames": np.int32(known_frames)}
+def every_row(steps: Sequence[Callable], record: Mapping[str, Any],
+              lengths: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """All rows that a task's steps can make of a record, whatever the seed.
+
+    A step that draws has an attribute `every`, (record, lengths) -> all that it can give, as `cut_story` has.
+
+    Raises: KeyError: 'seed', where a step draws and has none.
+    """
+    if not steps:
+        yield record
+        return
+    first, *rest = steps
+    for row in first.every(record, lengths) if hasattr(first, "every") else [first(record, lengths)]:
+        yield from every_row(rest, row, lengths)
+
+
+def _window(record: Mapping[str, Any], first: int, frames: int) -> dict[str, Any]:
+    scene = int(np.searchsorted(np.asarray(record["starts"]), first + frames - 1, side="right")) - 1
+    return _row(record, record["video"][first:first + frames], record["captions"][scene], KNOWN_FRAMES)
+
+
+def _row(record: Mapping[str, Any], video: np.ndarray, caption: str | bytes, known_frames: int) -> dict[str, Any]:
+    return {"video": video, "caption": caption, "fps": np.float32(record["fps"]),
+            "known_frames": np.int32(known_frames)}

@@ -31,11 +31,21 @@ class Record(TypedDict):
 
 class Stream(TypedDict):
     """Rows of one kind: video uint8 [B, F, Y, X, 3] (images: F = 1), text int32 [B, P] (ids, 0 pads), known_frames
-    int32 [B]: so many frames at the head of a row are given and not predicted (windows of stories), else 0."""
+    int32 [B]: so many frames at the head of a row are given and not predicted (windows of stories), else 0.
+
+    For a generator that is told them, fps and motion float32 [B]: frames a second, and how much moves
+    (`motion.motion_score`), both NaN for images.
+    With caches also text_embeds [B, P, E], float32 or bfloat16 (zeros where text is padding), and tokens int32
+    [B, T, H, W] of the video.
+    """
 
     video: np.ndarray
     text: np.ndarray
     known_frames: np.ndarray
+    fps: NotRequired[np.ndarray]
+    motion: NotRequired[np.ndarray]
+    text_embeds: NotRequired[np.ndarray]
+    tokens: NotRequired[np.ndarray]
 
 
 Batch = dict[str, Stream]  # by stream, "video" and "image"; a stream without rows is absent

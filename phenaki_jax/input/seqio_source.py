@@ -25,6 +25,7 @@ Lengths = Mapping[str, int]
 FEATURES = {  # what every task gives, see schema.Stream
     "video": seqio.ContinuousFeature(dtype=tf.uint8, rank=4),
     "text": seqio.Feature(seqio.ByteVocabulary(), add_eos=True),
+    "fps": seqio.ContinuousFeature(dtype=tf.float32, rank=0),
     "known_frames": seqio.ContinuousFeature(dtype=tf.int32, rank=0),
 }
 
@@ -173,5 +174,5 @@ class NumpyStep:
         return dataset.map(step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-CUT = {"video": (tf.uint8, 4), "caption": (tf.string, 0), "known_frames": (tf.int32, 0)}
+CUT = {"video": (tf.uint8, 4), "caption": (tf.string, 0), "fps": (tf.float32, 0), "known_frames": (tf.int32, 0)}
 TOKENIZED = {name: (feature.dtype, feature.rank) for name, feature in FEATURES.items()}

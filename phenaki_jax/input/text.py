@@ -82,13 +82,15 @@ class SentencePieceVocabulary:
 BYTES = ByteVocabulary()
 
 
+def encode_cut(text: str, length: int, vocabulary: Vocabulary = BYTES) -> np.ndarray:
+    """Ids of one text without padding, int32 [at most length]: cut to length - 1 ids, then the end mark."""
+    return np.array([*vocabulary.encode(text)[:length - 1], EOS], np.int32)
+
+
 def encode_fixed(text: str, length: int, vocabulary: Vocabulary = BYTES) -> np.ndarray:
-    """Ids of one text, int32 [length]: cut to length - 1 ids, then the end mark, then padding."""
-    ids = vocabulary.encode(text)[:length - 1]
-    out = np.zeros(length, np.int32)
-    out[:len(ids)] = ids
-    out[len(ids)] = EOS
-    return out
+    """Ids of one text, int32 [length]: as `encode_cut`, then padding."""
+    ids = encode_cut(text, length, vocabulary)
+    return np.pad(ids, (0, length - len(ids)))
 
 
 def encode_batch(texts: Sequence[str], length: int, vocabulary: Vocabulary = BYTES) -> np.ndarray:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from phenaki_jax.layers.positions import rotary
-from phenaki_jax.layers.products import kernel, project
+from phenaki_jax.layers.products import kernel, project, rounded_product, rounds
 
 NEGATIVE = -1e30  # exp of it is exactly 0 in float32, so what is masked cannot leak, not by a bit
+LARGE = 2**16  # weights of a head, from which a CPU does better with one head at a time
 
 
 def attend(q_BSHK: jax.Array, k_BUHK: jax.Array, v_BUHK: jax.Array, *, mask: jax.Array | None = None,
@@ -23,13 +24,49 @@ def attend(q_BSHK: jax.Array, k_BUHK: jax.Array, v_BUHK: jax.Array, *, mask: jax
       [B, S, H, K].
     """
     scale = q_BSHK.shape[-1] ** -0.5 if scale is None else scale
+    if q_BSHK.shape[1] * k_BUHK.shape[1] >= LARGE and _on_one_cpu():
+        return _attend_by_heads(q_BSHK, k_BUHK, v_BUHK, mask, bias, scale)
     logits = jnp.einsum("bshk,buhk->bhsu", q_BSHK * scale, k_BUHK, preferred_element_type=jnp.float32)
+    return jnp.einsum("bhsu,buhk->bshk", _weights(logits, mask, bias).astype(v_BUHK.dtype), v_BUHK)
+
+
+def _weights(logits: jax.Array, mask: jax.Array | None, bias: jax.Array | None) -> jax.Array:
     if bias is not None:
         logits = logits + bias
     if mask is not None:
         logits = jnp.where(mask, logits, NEGATIVE)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v_BUHK.dtype)
-    return jnp.einsum("bhsu,buhk->bshk", weights, v_BUHK)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def _on_one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size < 2
+
+
+def _attend_by_heads(q_BSHK, k_BUHK, v_BUHK, mask, bias, scale) -> jax.Array:
+    """One head after the other: its weights stay in the cache, and a gradient makes them anew instead of keeping them.
+
+    Products are rounded where `project` rounds its own.
+    """
+    B, S, H, _ = q_BSHK.shape
+    product = rounded_product if rounds(q_BSHK.dtype) else jnp.matmul
+
+    def heads(x):
+        return x.swapaxes(1, 2).reshape(B * H, x.shape[1], x.shape[3])
+
+    def of_head(x, index):  # of what is broadcastable to [B, H, S, U]
+        if x is None:
+            return None
+        x = x.reshape((1,) * (4 - x.ndim) + x.shape)
+        return x[index // H % x.shape[0], index % H % x.shape[1]]
+
+    @jax.checkpoint
+    def attend_one(index, q_SK, k_KU, v_UK):
+        return product(_weights(product(q_SK, k_KU), of_head(mask, index), of_head(bias, index)), v_UK)
+
+    q = heads(q_BSHK.astype(jnp.float32) * scale)
+    out = jax.lax.map(lambda head: attend_one(*head),
+                      (jnp.arange(B * H), q, heads(k_BUHK).swapaxes(1, 2), heads(v_BUHK)))
+    return out.reshape(B, H, S, -1).swapaxes(1, 2).astype(v_BUHK.dtype)
 
 
 class RMSNorm(nnx.Module):

@@ -19,11 +19,16 @@ def project(x: jax.Array, matrix: nnx.Param | jax.Array) -> jax.Array:
     long. Where x is bfloat16, or JAX's default matmul precision is "bfloat16", it is `rounded_product`.
     """
     rows = x.reshape(-1, x.shape[-1])
-    if x.dtype == jnp.bfloat16 or jax.config.jax_default_matmul_precision == "bfloat16":
+    if rounds(x.dtype):
         rows = rounded_product(rows, matrix[...])
     else:
         rows = rows @ matrix[...].astype(x.dtype)
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+def rounds(dtype) -> bool:
+    """Whether factors of this dtype are rounded to bfloat16: that, or any under JAX's matmul precision "bfloat16"."""
+    return dtype == jnp.bfloat16 or jax.config.jax_default_matmul_precision == "bfloat16"
 
 
 @jax.custom_vjp

@@ -12,6 +12,8 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.layers.positions import GridPositions, grid_places
 from phenaki_jax.layers.products import kernel, project
 from phenaki_jax.layers.transformer import Stack
+from phenaki_jax.models.codes import split_tokens
+from phenaki_jax.models.conditions import Conditions, check_conditions
 from phenaki_jax.models.stem import to_patches
 from phenaki_jax.models.t5 import T5Config, T5Encoder
 
@@ -25,6 +27,9 @@ class MaskGITConfig:
     text_dim: width of the text embeddings; 0 for a model without text.
     levels: of the digits of codes, where they have some (FSQ, LFQ, BSQ): codes are embedded and scored by the sum of
       what their digits say and a part of their own, so that what is learned of a code reaches its neighbours; else ().
+    factors: of codes that are several digits of a big codebook, their sizes (LFQ's 2^18 are (512, 512)): each digit is
+      embedded and predicted by itself, so no matrix is as large as the codebook; else ().
+    conditions: numbers beside the text that it is told, names of `conditions.CONDITIONS`.
     group: rows and columns of tokens that share one position of the transformer, which reads and predicts them all; the
       paper's is (1, 1). Four tokens a position make it four times cheaper.
     neighbours: width in which each position also reads the tokens around its group, one place further in time, rows
@@ -36,6 +41,8 @@ class MaskGITConfig:
     grid: tuple[int, int, int]
     text_dim: int
     levels: tuple[int, ...] = ()
+    factors: tuple[int, ...] = ()
+    conditions: tuple[str, ...] = ()
     embed_dim: int = 2048
     layers: int = 24
     heads: int = 32
@@ -51,6 +58,7 @@ class MaskGITConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        check_conditions(self.conditions)
         if self.attention not in ("full", "factorised"):
             raise UserError(f"generator.attention={self.attention!r} is unknown; it is one of full, factorised")
         if len(self.group) != 2 or min(self.group) < 1 or self.grid[1] % self.group[0] or self.grid[2] % self.group[1]:
@@ -67,6 +75,16 @@ class MaskGITConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"generator.dtype={self.dtype!r} is unknown; it is one of float32, bfloat16")
 
+    @property
+    def digits(self) -> tuple[int, ...]:
+        """Sizes of the digits that are predicted: one, the codebook's size, but for `factors`."""
+        return self.factors or (self.codebook_size,)
+
+    @property
+    def context_dim(self) -> int:
+        """Width of what layers attend to beside tokens; 0 where there is nothing."""
+        return self.text_dim or (self.embed_dim if self.conditions else 0)
+
 
 def code_digits(levels: tuple[int, ...]) -> np.ndarray:
     """Which digits each code has: float32 [V, sum of levels], a one in the place of each channel's digit."""
@@ -75,6 +93,11 @@ def code_digits(levels: tuple[int, ...]) -> np.ndarray:
         columns.append(np.eye(level, dtype=np.float32)[codes // base % level])
         base *= level
     return np.concatenate(columns, axis=1)
+
+
+def split_logits(logits: jax.Array, digits: tuple[int, ...]) -> list[jax.Array]:
+    """Logits [..., sum of digits] -> those of each digit, [..., size]."""
+    return jnp.split(logits, np.cumsum(digits)[:-1], axis=-1)
 
 
 class CodeTable(nnx.Module):
@@ -96,6 +119,10 @@ class CodeTable(nnx.Module):
         digits_VL = code_digits(self.levels)
         return self.own[...].at[:, :len(digits_VL)].add(digits_VL @ self.digits[...])
 
+    def lookup(self, tokens: jax.Array) -> jax.Array:
+        """int32 [..., slots] -> [..., slots, K]."""
+        return self()[np.arange(tokens.shape[-1]), tokens]
+
 
 def surroundings(x_BTHWK: jax.Array, group: tuple[int, int]) -> jax.Array:
     """What each group of tokens has in and around it, one place further in time, rows and columns; zeros outside.
@@ -108,18 +135,39 @@ def surroundings(x_BTHWK: jax.Array, group: tuple[int, int]) -> jax.Array:
                             for t, y, z in np.ndindex(3, rows + 2, columns + 2)], axis=-1)
 
 
-class Text(NamedTuple):
-    """What every layer of a MaskGIT reads of a text: keys, values [layers, B, 1 + P, H, K]; mask, boolean [B, 1 + P].
+class FactorTable(nnx.Module):
+    """Vectors of codes that are digits, for codebooks too large for a table: the sum of one vector a digit.
 
-    The first position is the null vector, which always counts.
+    The id after the last code is the mask, with a vector of its own.
+    """
+
+    def __init__(self, slots: int, factors: tuple[int, ...], features: int, std: float, *, rngs: nnx.Rngs):
+        self.factors, self.size = factors, int(np.prod(factors))
+        self.own = nnx.Param(std * jax.random.normal(rngs.params(), (slots, sum(factors) + 1, features)),
+                             axes=(None, "vocab", "embed"))
+
+    def lookup(self, tokens: jax.Array) -> jax.Array:
+        """int32 [..., slots] -> [..., slots, K]."""
+        table, slots = self.own[...], np.arange(tokens.shape[-1])
+        first = np.cumsum((0, *self.factors[:-1]))
+        digits = split_tokens(jnp.where(tokens < self.size, tokens, 0), self.factors) + first
+        vectors = jnp.sum(table[slots[:, None], digits], axis=-2)
+        return jnp.where((tokens < self.size)[..., None], vectors, table[slots, -1])
+
+
+class Text(NamedTuple):
+    """What every layer of a transformer over tokens reads of a text and of conditions.
+
+    keys, values [layers, B, 1 + P + N, H, K]; mask, boolean [B, 1 + P + N]. The first position is the null vector,
+    which always counts; the last N are the conditions.
     """
     keys: jax.Array
     values: jax.Array
     mask: jax.Array
 
 
-class MaskGIT(nnx.Module):
-    """Bidirectional over all tokens, with cross-attention to text: tokens with masks -> logits for every token.
+class TokenTransformer(nnx.Module):
+    """Bidirectional over all tokens of a grid, with cross-attention to text and conditions.
 
     A learned null vector is prepended to the text; where the text is dropped it is all that can be attended to, which
     is the unconditional model that guidance needs.
@@ -127,61 +175,120 @@ class MaskGIT(nnx.Module):
 
     def __init__(self, config: MaskGITConfig, *, rngs: nnx.Rngs):
         self.config = config
-        V, D, E, K = config.codebook_size, config.embed_dim, config.text_dim, config.neighbours
+        D, E, K = config.embed_dim, config.context_dim, config.neighbours
         (T, H, W), (rows, columns) = config.grid, config.group
-        tables = dict(levels=config.levels, rngs=rngs)
-        self.embedding = CodeTable(rows * columns, V + 1, features=D, std=0.05, **tables)
-        self.near = CodeTable(1, V + 1, features=K, std=0.3, **tables) if K else None
+        self.embedding = self._table(rows * columns, D, 0.05, rngs)
+        self.near = self._table(1, K, 0.3, rngs) if K else None
         self.read_near = kernel(rngs, (3 * (rows + 2) * (columns + 2) * K, D), ("joined_kv", "embed")) if K else None
         self.positions = GridPositions((T, H // rows, W // columns), D, rngs=rngs)
         self.null = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (1, E)), axes=(None, "embed")) if E else None
+        self.conditions = Conditions(config.conditions, E, rngs=rngs) if config.conditions else None
         self.stack = Stack(config.layers, D, config.heads, config.mlp_dim, context_dim=E or None,
                            factorised=config.attention == "factorised", qk_norm=config.qk_norm,
                            dropout_rate=config.dropout, unroll=config.unroll, remat=config.remat, rngs=rngs)
-        self.head = CodeTable(rows * columns, V, features=D, std=D ** -0.5, **tables)
-        self.head_bias = nnx.Param(jnp.zeros((rows * columns, V)), axes=(None, "vocab"))
+
+    def _table(self, slots: int, features: int, std: float, rngs: nnx.Rngs) -> "CodeTable | FactorTable":
+        config = self.config
+        if config.factors:
+            return FactorTable(slots, config.factors, features, std, rngs=rngs)
+        return CodeTable(slots, config.codebook_size + 1, config.levels, features, std, rngs=rngs)
 
     @property
     def mask_id(self) -> int:
         return self.config.codebook_size
 
-    def read(self, text_BPE: jax.Array, text_mask_BP: jax.Array) -> Text | None:
-        """What `__call__` wants of a text, to be made once for many calls; None for a model without text.
+    def read(self, text_BPE: jax.Array | None, text_mask_BP: jax.Array | None,
+             conditions_BN: jax.Array | None = None) -> Text | None:
+        """What `features` wants of a text and conditions, to be made once for many calls; None where there are neither.
 
         Args:
-          text_BPE: text embeddings. text_mask_BP: boolean, True where a text position counts; all False drops it.
+          text_BPE: text embeddings; None for a model without text.
+          text_mask_BP: boolean, True where a text position counts; all False drops it.
+          conditions_BN: float32, in the order of config.conditions, NaN where nothing is said; by default nothing is.
         """
         if self.null is None:
             return None
+        null_11E = self.null[...][None]
+        if text_BPE is None:
+            B = len(conditions_BN)
+            text_BPE, text_mask_BP = jnp.zeros((B, 0, self.config.context_dim)), jnp.zeros((B, 0), bool)
         B = len(text_BPE)
-        null_B1E = jnp.broadcast_to(self.null[...], (B, 1, self.config.text_dim)).astype(text_BPE.dtype)
-        context = jnp.concatenate([null_B1E, text_BPE], axis=1).astype(self.config.dtype)
-        return Text(*self.stack.read(context), jnp.concatenate([jnp.ones((B, 1), bool), text_mask_BP], axis=1))
+        parts = [jnp.broadcast_to(null_11E, (B, *null_11E.shape[1:])).astype(text_BPE.dtype), text_BPE]
+        masks = [jnp.ones((B, 1), bool), text_mask_BP]
+        if self.conditions is not None:
+            if conditions_BN is None:
+                conditions_BN = jnp.full((B, len(self.config.conditions)), jnp.nan)
+            vectors_BNE, known_BN = self.conditions(conditions_BN)
+            parts, masks = [*parts, vectors_BNE.astype(text_BPE.dtype)], [*masks, known_BN]
+        context = jnp.concatenate(parts, axis=1).astype(self.config.dtype)
+        return Text(*self.stack.read(context), jnp.concatenate(masks, axis=1))
 
-    def __call__(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
-        """Logits float32 [B, T, H, W, V].
+    def features(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
+        """[B, positions, D]; a position is a group of tokens.
 
         Args:
-          tokens_BTHW: int32; `mask_id` where a token is to be predicted. T, H, W up to those of config.grid; an image
-            has T = 1.
+          tokens_BTHW: int32; `mask_id` where a token is unknown. T, H, W up to those of config.grid; an image has
+            T = 1.
           text: what `read` made of it.
           key: turns dropout on.
         """
         config, (B, T, H, W) = self.config, tokens_BTHW.shape
         rows, columns = config.group
-        grid, slots, D = (T, H // rows, W // columns), np.arange(rows * columns), config.embed_dim
+        grid, D = (T, H // rows, W // columns), config.embed_dim
         groups_BTHWG = to_patches(tokens_BTHW[..., None], (1, rows, columns))
-        x = jnp.sum(self.embedding()[slots, groups_BTHWG], axis=-2) + self.positions(*grid)
+        x = jnp.sum(self.embedding.lookup(groups_BTHWG), axis=-2) + self.positions(*grid)
         if self.near is not None:
-            x = x + project(surroundings(self.near()[0][tokens_BTHW], config.group), self.read_near)
+            near = self.near.lookup(tokens_BTHW[..., None])[..., 0, :]
+            x = x + project(surroundings(near, config.group), self.read_near)
         context, mask = (None, None) if text is None else (text[:2], text.mask[:, None, None, :])
         places = grid_places(grid[1:] if config.attention == "factorised" else grid)
-        x = self.stack(x.reshape(B, -1, D).astype(config.dtype), context=context, context_mask=mask, grid=grid,
-                       positions_S=jnp.asarray(places) if config.rotary else None, key=key)
-        head_DN = self.head().reshape(-1, D).T
-        logits = project(x, head_DN).astype(jnp.float32) + self.head_bias[...].reshape(-1)
-        logits = logits.reshape(B, *grid, rows, columns, -1).transpose(0, 1, 2, 4, 3, 5, 6)
-        return logits.reshape(B, T, H, W, -1)
+        return self.stack(x.reshape(B, -1, D).astype(config.dtype), context=context, context_mask=mask, grid=grid,
+                          positions_S=jnp.asarray(places) if config.rotary else None, key=key)
+
+    def ungroup(self, x: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
+        """What is said of groups [B, positions, G n] -> of their tokens [B, T, H, W, n]."""
+        (T, H, W), (rows, columns) = grid, self.config.group
+        x = x.reshape(len(x), T, H // rows, W // columns, rows, columns, -1).transpose(0, 1, 2, 4, 3, 5, 6)
+        return x.reshape(len(x), T, H, W, -1)
+
+
+class MaskGIT(TokenTransformer):
+    """Tokens with masks -> logits for every token."""
+
+    def __init__(self, config: MaskGITConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        slots, V, D = int(np.prod(config.group)), sum(config.digits), config.embed_dim
+        self.head = CodeTable(slots, V, config.levels, D, D ** -0.5, rngs=rngs)
+        self.head_bias = nnx.Param(jnp.zeros((slots, V)), axes=(None, "vocab"))
+
+    def __call__(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
+        """Logits float32 [B, T, H, W, V]; those of the digits in a row where codes have `factors` (V is their sum).
+
+        Arguments as of `features`.
+        """
+        x = self.features(tokens_BTHW, text, key=key)
+        logits = project(x, self.head().reshape(-1, x.shape[-1]).T).astype(jnp.float32)
+        logits = logits + self.head_bias[...].reshape(-1)
+        return self.ungroup(logits, tokens_BTHW.shape[1:])
+
+
+class Critic(TokenTransformer):
+    """Complete tokens -> for every token a logit of its being a model's and not the data's.
+
+    Token-Critic (arXiv 2209.04439): what decides in sampling which tokens stay, in place of the generator's confidence.
+    """
+
+    def __init__(self, config: MaskGITConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        slots = int(np.prod(config.group))
+        self.head = kernel(rngs, (config.embed_dim, slots), ("embed", None))
+        self.head_bias = nnx.Param(jnp.zeros((slots,)), axes=(None,))
+
+    def __call__(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
+        """float32 [B, T, H, W]. Arguments as of `features`."""
+        x = self.features(tokens_BTHW, text, key=key)
+        logits = project(x, self.head).astype(jnp.float32) + self.head_bias[...]
+        return self.ungroup(logits, tokens_BTHW.shape[1:])[..., 0]
 
 
 class Generator(nnx.Module):
@@ -191,6 +298,11 @@ class Generator(nnx.Module):
         self.text = T5Encoder(text, rngs=rngs) if text is not None else None
         self.transformer = MaskGIT(config, rngs=rngs)
 
-    def read(self, text: jax.Array, mask_BP: jax.Array) -> Text | None:
-        """Ids int32 [B, P], or embeddings [B, P, E] of a pretrained encoder -> what the transformer wants of them."""
-        return self.transformer.read(self.text(text) if self.text is not None else text, mask_BP)
+    def embed(self, text: jax.Array | None) -> jax.Array | None:
+        """Ids int32 [B, P], or embeddings [B, P, E] of a pretrained encoder -> embeddings."""
+        return self.text(text) if self.text is not None else text
+
+    def read(self, text: jax.Array | None, mask_BP: jax.Array | None,
+             conditions_BN: jax.Array | None = None) -> Text | None:
+        """Text as of `embed` -> what the transformer wants of it; see `TokenTransformer.read`."""
+        return self.transformer.read(self.embed(text), mask_BP, conditions_BN)

@@ -1,6 +1,8 @@
 """T5's encoder (arXiv 1910.10683): relative position biases, RMS norms, no biases, unscaled attention."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,7 +13,8 @@ from flax import nnx
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.transformer import Stack
 from phenaki_jax.models.t5_checkpoints import T5Checkpoint
-from phenaki_jax.models.tree import Pure
+from phenaki_jax.models.tree import Pure, Tree
+from phenaki_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +95,9 @@ class T5Encoder(nnx.Module):
         Raises:
           UserError: no such folder, or one of another model.
         """
-        checkpoint = T5Checkpoint(Path(path), activation)
-        config = T5Config(**checkpoint.sizes, dtype=dtype)
-        pure = Pure(lambda rngs: cls(config, rngs=rngs), config)
-        shapes, _ = jax.eval_shape(pure.init, jax.random.key(0))
-        params = jax.tree_util.tree_map_with_path(
-            lambda keys, leaf, axes: checkpoint.array(".".join(key.key for key in keys), leaf.shape, axes, dtype, mesh),
-            shapes, pure.axes)
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        where = (lambda axes, shape: one) if mesh is None else functools.partial(sharding, mesh)
+        pure, params = pretrained(path, dtype=dtype, activation=activation, where=where)
         return pure.bind(params, {})
 
     @jax.jit
@@ -108,3 +107,26 @@ class T5Encoder(nnx.Module):
         bucket_PP = relative_buckets(ids_BP.shape[1], config.buckets, config.max_distance)
         bias_1HPP = self.relative_bias[...][bucket_PP].transpose(2, 0, 1)[None]
         return self.stack(x_BPE, mask=(ids_BP > 0)[:, None, None, :], bias=bias_1HPP)
+
+
+def pretrained(path: str | Path, *, dtype: str = "float32", activation: str | None = None,
+               where: Callable[[tuple, tuple[int, ...]], jax.sharding.Sharding | None] = lambda axes, shape: None,
+               ) -> tuple[Pure, Tree]:
+    """The encoder of a pretrained T5 as pure functions, and its parameters.
+
+    Args:
+      path, dtype, activation: as in `T5Encoder.from_pretrained`.
+      where: (logical axes, shape) of a parameter -> how it is laid out; None is on the host, as NumPy's array.
+
+    Raises:
+      UserError: no such folder, or one of another model.
+    """
+    checkpoint = T5Checkpoint(Path(path), activation)
+    config = T5Config(**checkpoint.sizes, dtype=dtype)
+    pure = Pure(lambda rngs: T5Encoder(config, rngs=rngs), config)
+    shapes, _ = jax.eval_shape(pure.init, jax.random.key(0))
+
+    def read(keys, leaf, axes):
+        return checkpoint.array(".".join(key.key for key in keys), leaf.shape, dtype, where(axes, leaf.shape))
+
+    return pure, jax.tree_util.tree_map_with_path(read, shapes, pure.axes)

@@ -13,7 +13,6 @@ import numpy as np
 
 from phenaki_jax.array_files import StoredArray, open_safetensors, open_t5x, read_json
 from phenaki_jax.errors import UserError
-from phenaki_jax.parallel import sharding
 
 Sizes = dict[str, Any]  # fields of T5Config
 FAMILIES = ("t5", "mt5")  # config.json's model_type; umt5 has position biases of its own in every layer
@@ -85,9 +84,11 @@ class T5Checkpoint:
             raise UserError(f"{str(folder)!r} is no pretrained T5; it has neither config.json (Hugging Face) nor "
                             "arrays target.… (T5X)")
 
-    def array(self, path: str, shape: tuple[int, ...], axes: tuple, dtype: str,
-              mesh: jax.sharding.Mesh | None) -> jax.Array:
-        """What lies at a path of T5Encoder's tree; each device reads its own part, layer by layer.
+    def array(self, path: str, shape: tuple[int, ...], dtype: str,
+              where: jax.sharding.Sharding | None) -> np.ndarray | jax.Array:
+        """What lies at a path of T5Encoder's tree, laid out as `where` says or, without it, on the host.
+
+        Each device reads its own part, layer by layer.
 
         Raises: UserError where the checkpoint lacks it, or has it of another shape.
         """
@@ -114,7 +115,8 @@ class T5Checkpoint:
                 return read(names[0], index)
             return np.stack([read(name, index[1:]) for name in names[index[0]]])
 
-        where = jax.sharding.SingleDeviceSharding(jax.devices()[0]) if mesh is None else sharding(mesh, axes, shape)
+        if where is None:
+            return part((slice(None),) * len(shape))
         return jax.make_array_from_callback(shape, where, part)
 
 

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 Tree = Any
+ARRAYS = ("params", "variables")  # of a model, as another one's run carries them
 
 
 def _axes(state: nnx.State) -> Tree:

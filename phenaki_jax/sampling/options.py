@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from phenaki_jax.errors import UserError
+from phenaki_jax.errors import UserError, at_least
 
 GUIDANCE_SCHEDULES = ("constant", "linear")
 MASK_SCHEDULES = ("cosine", "arccos", "linear", "square")
-ORDERS = ("confidence", "halton", "random")
+ORDERS = ("confidence", "halton", "random", "critic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,12 @@ class Sampling:
         2301.00704, section 2.7).
       mask_schedule: how many tokens are still masked after each pass, see `schedules.masked_counts`.
       order: which are kept first: the most confident ('confidence'), an even spread over the grid fixed in advance
-        ('halton', arXiv 2503.17076), or any ('random').
+        ('halton', arXiv 2503.17076), any ('random'), or those that a token critic takes for the data's ('critic',
+        arXiv 2209.04439, for a critic's run; it may take back what was decided).
       remask: share of the tokens decided so far, the least confident of them, that each pass makes anew; 0 for none
         (remasking, ReMDM, arXiv 2503.00307, by confidence). As many tokens are masked as without.
+      noise_augmentation: share of the given tokens that the model sees as random ones, for models with the condition
+        'noise': what follows keeps less to their details, and their errors. In what comes out they are as given.
     """
     num_inference_steps: int = 24
     guidance_scale: float = 6.0
@@ -41,13 +44,12 @@ class Sampling:
     order: str = "confidence"
     remask: float = 0.0
     image_guidance_scale: float = 1.0
+    noise_augmentation: float = 0.0
 
     def __post_init__(self):
-        whole = self.num_inference_steps
-        if isinstance(whole, bool) or not isinstance(whole, (int, np.integer)) or whole < 1:
-            raise UserError(f"num_inference_steps={whole!r} must be a whole number of at least 1")
+        at_least("num_inference_steps", self.num_inference_steps, 1)
         for name, least, most in (("guidance_scale", -1, np.inf), ("image_guidance_scale", 0, np.inf),
-                                  ("temperature", 0, np.inf), ("remask", 0, 1)):
+                                  ("temperature", 0, np.inf), ("remask", 0, 1), ("noise_augmentation", 0, 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not least <= value <= most:
                 end = f" and at most {most}" if most < np.inf else ""
@@ -56,6 +58,8 @@ class Sampling:
                             ("order", ORDERS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown; it is one of {', '.join(known)}")
+        if self.order == "critic" and self.remask:
+            raise UserError(f"remask={self.remask} is for other orders; a critic takes tokens back as it is")
 
     @property
     def guided(self) -> bool:

@@ -2,7 +2,7 @@
 
 One checkpoint is two Orbax items. ``model`` is what generates (averaged params, variables, frozen arrays); ``training``
 is what only a resumed run needs (step, params, optimizer, what belongs to training's aids). So a model is loaded
-without its optimizer or its discriminator. Arrays that an installed package brings are in neither.
+without its optimizer or its discriminator. Arrays that lie elsewhere (`Stage.given`) are in neither.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 
 from phenaki_jax.config import read_run_config
 from phenaki_jax.errors import UserError
+from phenaki_jax.models.tree import ARRAYS
 from phenaki_jax.training.state import TrainState, path_name
 
 FOLDER = "checkpoints"
@@ -31,7 +32,8 @@ class Run:
       step: updates done at this checkpoint.
       params: the averaged (EMA) parameters.
       variables: the stage's other arrays.
-      frozen: for a generator its tokenizer, {"params": ..., "variables": ...}; for a tokenizer {}.
+      frozen: for a generator its tokenizer, {"params": ..., "variables": ...}; for a critic both, by name ("generator",
+        "tokenizer"); for a tokenizer {}.
     """
 
     config: Any
@@ -183,5 +185,7 @@ def load_run(path: str | Path, step: int | None = None) -> Run:
         target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
         flat = checkpointer.restore(folder, target)
     tree = nest(flat)
-    frozen = {"params": {}, "variables": {}, **tree["frozen"]} if "frozen" in tree else {}  # empty dicts leave no trace
+    frozen, bare = tree.get("frozen", {}), dict.fromkeys(ARRAYS, {})  # empty dicts leave no trace
+    if frozen:
+        frozen = {name: bare | part for name, part in frozen.items()} if config.stage == "critic" else bare | frozen
     return Run(config, step, tree["params"], tree.get("variables", {}), frozen)

@@ -22,17 +22,14 @@ from phenaki_jax.models.build import tokenizer_config as sizes_of
 from phenaki_jax.parallel import enable_compilation_cache, free_unused_memory, make_mesh, shard_batch
 from phenaki_jax.training import checkpoints as ckpt
 from phenaki_jax.training import metrics as report
+from phenaki_jax.training.caches import FREE_TOKENIZER_FIELDS, check_caches
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.state import abstract_state, create_state, make_step, place_frozen
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
-               "data.data_dir", "sampling.")
-# Fields of a tokenizer that leave its tokens' meaning and its arrays as they are.
-FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.kmeans_start", "tokenizer.gradient",
-                         "tokenizer.entropy_weight", "tokenizer.diversity", "tokenizer.inverse_temperature",
-                         "tokenizer.code_noise", "tokenizer.dtype", "tokenizer.unroll", "tokenizer.remat")
+               "data.data_dir", "data.token_cache", "text.cache", "sampling.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +82,11 @@ def train(
     # ---------------------------------------------------------------- mesh, stage, data: all that can be wrong first
     enable_compilation_cache()
     mesh = make_mesh(config.mesh, devices)
-    frozen = _frozen_arrays(config, workdir, steps_saved)
+    frozen = frozen_arrays(config, workdir, steps_saved)
+    check_caches(config, frozen.get("tokenizer", frozen))
     stage = (make_stage or _stage_by_name(config.stage))(config, frozen)
     optimizer, schedule = make_optimizer(config, stage.axes, stage.aids)
-    loader = (make_loader or _make_loader)(config, train=True)
+    loader = (make_loader or data_loader)(config, train=True)
 
     # ---------------------------------------------------------------- the state: born or restored on the mesh
     workdir.mkdir(parents=True, exist_ok=True)
@@ -187,9 +185,10 @@ def train(
             if sampling and not stopping:
                 mixture = [name for first, name in configs.mixtures(config) if first < step][-1]
                 if mixture not in sample_batches:
-                    sample_batches[mixture] = _held_out(config, mixture, make_loader or _make_loader)
+                    sample_batches[mixture] = _held_out(config, mixture, make_loader or data_loader)
                 picture = stage.samples(
-                    state.ema, state.variables, state.frozen, sample_batches[mixture], jax.random.key(config.seed)
+                    state.ema, state.variables, state.frozen | state.given, sample_batches[mixture],
+                    jax.random.key(config.seed)
                 )
                 if is_main:
                     media.write_image(workdir / "samples" / f"{step}.png", np.asarray(picture))
@@ -227,8 +226,9 @@ def _check_folder(config, workdir: Path, steps_saved: list[int]) -> None:
         return  # begun and never saved: nothing is lost by another config
     old = configs.read_run_config(workdir)
     free = FREE_FIELDS
-    if old.get("tokenizer_run") and not Path(old.tokenizer_run).exists():
-        free += ("tokenizer_run",)  # the run carries its tokenizer, and the folder that it came from is gone
+    for name in ("tokenizer_run", "generator_run"):
+        if old.get(name) and not Path(old[name]).exists():
+            free += (name,)  # the run carries what it stands on, and the folder that it came from is gone
     difference = configs.differing_field(old, config, free)
     if difference:
         name, before, after = difference
@@ -243,32 +243,48 @@ def _check_folder(config, workdir: Path, steps_saved: list[int]) -> None:
         )
 
 
-def _frozen_arrays(config, workdir: Path, steps_saved: list[int]) -> dict:
-    """A generator's tokenizer, {"params": ..., "variables": ...}: from its own checkpoint, else from its run."""
-    if config.stage != "generator":
+def frozen_arrays(config, workdir: Path, steps_saved: list[int]) -> dict:
+    """What a run stands on, from its own checkpoint, else from the run that it names: for a generator its tokenizer,
+    {"params": ..., "variables": ...}; for a critic its generator and that one's tokenizer, by name."""
+    if config.stage == "tokenizer":
         return {}
     if steps_saved:
         return ckpt.load_run(workdir).frozen
-    if not config.get("tokenizer_run"):
-        raise UserError(
-            "Config field 'tokenizer_run' is empty; a generator needs the folder of a trained tokenizer, "
-            "--config.tokenizer_run=DIR."
-        )
-    run = ckpt.load_run(config.tokenizer_run)
-    check_vocabulary(config, run.config, config.tokenizer_run)
-    return {"params": run.params, "variables": run.variables}
+    if config.stage == "generator":
+        run = _trained(config, "tokenizer_run", "tokenizer")
+        return {"params": run.params, "variables": run.variables}
+    run = _trained(config, "generator_run", "generator")
+    for group in ("generator", "text"):  # what sizes its arrays
+        difference = configs.differing_field(run.config[group], config[group], free=("cache",))
+        if difference:
+            name, theirs, ours = difference
+            raise UserError(f"{group}.{name} is {ours!r} in this config, but {theirs!r} in the generator's run "
+                            f"{config.generator_run!r}; they have to be the same.")
+    return {"generator": {"params": run.params, "variables": run.variables}, "tokenizer": run.frozen}
+
+
+def _trained(config, field: str, stage: str) -> ckpt.Run:
+    """The run that a field of the config names, of that stage and of the config's vocabulary."""
+    folder = config.get(field)
+    if not folder:
+        raise UserError(f"Config field {field!r} is empty; a {config.stage} needs the folder of a trained {stage}, "
+                        f"--config.{field}=DIR.")
+    found = configs.read_run_config(folder).stage
+    if found != stage:
+        raise UserError(f"{field}={folder!r} is a run of stage {found!r}, not of a {stage}.")
+    run = ckpt.load_run(folder)
+    check_vocabulary(config, run.config, folder)
+    return run
 
 
 def check_vocabulary(config, tokenizer_config, where: str) -> None:
     """Raises: UserError where the generator's config speaks of other tokens than the tokenizer's run made."""
-    if tokenizer_config.stage != "tokenizer":
-        raise UserError(f"tokenizer_run={where!r} is a run of stage {tokenizer_config.stage!r}, not of a tokenizer.")
     both = [configs.from_dict({"tokenizer": dataclasses.asdict(sizes_of(c))}) for c in (tokenizer_config, config)]
     difference = configs.differing_field(*both, free=FREE_TOKENIZER_FIELDS)
     if difference:
         name, theirs, ours = difference
         raise UserError(
-            f"Vocabulary mismatch: {name} is {ours!r} in this config, but {theirs!r} in the tokenizer's run {where!r}; "
+            f"Vocabulary mismatch: {name} is {ours!r} in this config, but {theirs!r} in the run {where!r}; "
             "they have to be the same."
         )
 
@@ -277,7 +293,7 @@ def _stage_by_name(name: str) -> Callable[..., Stage]:
     return importlib.import_module(f"phenaki_jax.training.{name}_stage").make_stage
 
 
-def _make_loader(config, train: bool):
+def data_loader(config, train: bool):
     """The loader of the config's mixture; builds its records first where they are absent."""
     with report.quiet_stderr():
         try:

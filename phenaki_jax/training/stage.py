@@ -27,9 +27,12 @@ class Stage:
         step is the number of updates done, int32.
       frozen: arrays that the loss reads and nobody trains, kept with the model; {} where there are none.
       samples: (params, variables, frozen, batch, key) -> uint8 [Y,X,3], a picture that shows how far the stage is.
-      given: arrays that the loss reads beside the frozen ones and that come with an installed package; never saved.
+        `frozen` are the frozen and the given arrays, as in the loss.
+      given: arrays that the loss reads beside the frozen ones and that lie elsewhere, in an installed package or a
+        folder of the user's; never saved.
       aids: top-level names of params and variables that only training needs (a discriminator): they have an optimizer
         and a clipping of their own, are not averaged, and are no part of the model.
+      given_axes: like parts of `given`, the logical axis names of each array; what is not in it lies on every device.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Stage:
     samples: Callable[[Tree, Tree, Tree, Tree, jax.Array], np.ndarray]
     given: Tree = dataclasses.field(default_factory=dict)
     aids: tuple[str, ...] = ()
+    given_axes: Axes = dataclasses.field(default_factory=dict)
 
     def model_part(self, tree: Tree) -> Tree:
         """Params or variables (or what is laid out like them) without the aids."""

@@ -28,7 +28,7 @@ class TrainState:
       opt_state: the optimizer's.
       variables: the stage's other arrays (codebook averages and the like).
       frozen: arrays of another model that the loss reads; {} for a tokenizer.
-      given: arrays that come with an installed package; no part of a checkpoint.
+      given: arrays that lie elsewhere, as in an installed package; no part of a checkpoint.
     """
 
     step: jax.Array
@@ -61,7 +61,7 @@ def initial_state(stage: Stage, optimizer: optax.GradientTransformation, seed: i
 
 def state_shardings(stage: Stage, state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     """Where each array of a (shape-evaluated) state lies: params by their logical axes, the optimizer's moments where
-    the parameter lies whose path they end in, frozen arrays and scalars everywhere."""
+    the parameter lies whose path they end in, given arrays by their axes if they have some, all else everywhere."""
     params = tree_shardings(mesh, state.params, stage.axes)
     everywhere = NamedSharding(mesh, PartitionSpec())
     of_param = {
@@ -85,7 +85,11 @@ def state_shardings(stage: Stage, state: TrainState, mesh: jax.sharding.Mesh) ->
         opt_state=jax.tree_util.tree_map_with_path(moment, state.opt_state),
         variables=tree_shardings(mesh, state.variables, stage.variable_axes),
         frozen=jax.tree.map(lambda _: everywhere, state.frozen),
-        given=jax.tree.map(lambda _: everywhere, state.given),
+        given={
+            name: tree_shardings(mesh, part, stage.given_axes[name]) if name in stage.given_axes else
+            jax.tree.map(lambda _: everywhere, part)
+            for name, part in state.given.items()
+        },
     )
 
 

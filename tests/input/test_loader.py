@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from phenaki_jax.errors import UserError
 from phenaki_jax.input import loader, text
+from phenaki_jax.input.motion import motion_score
+from phenaki_jax.input.schema import batch_shapes
 
 TINY = "sprite_tiny_80_20"
 
@@ -61,15 +63,45 @@ def test_an_error_in_the_thread_is_raised_to_the_reader(make, monkeypatch):
 
 def test_forms_and_shares_are_exact(make):
     load = make()
+    shapes = batch_shapes(load.rows, frames=11, height=32, width=32)
     assert load.rows == {"video": 16, "image": 4}
     for step in range(4):
         batch = load.batch(step)
         for stream, arrays in batch.items():
-            assert {n: (a.shape, a.dtype) for n, a in arrays.items()} == load.shapes[stream]
+            assert {n: (a.shape, a.dtype) for n, a in arrays.items()} == shapes[stream]
         assert batch["video"]["video"].shape == (16, 11, 32, 32, 3) and batch["image"]["video"].shape[:2] == (4, 1)
         assert (batch["image"]["known_frames"] == 0).all() and set(batch["video"]["known_frames"]) <= {0, 5}
     video_only = make("sprite_clips_32_tiny")
     assert video_only.rows == {"video": 20} and set(video_only.batch(0)) == {"video"}
+
+
+def test_numbers_are_there_where_a_model_is_told_them(make):
+    load = make(told=("motion", "fps", "noise"))
+    for stream, arrays in load.batch(0).items():
+        assert {n: (a.shape, a.dtype) for n, a in arrays.items()} == load.shapes()[stream]
+        assert np.isnan(arrays["fps"]).all() == np.isnan(arrays["motion"]).all() == (stream == "image")
+    rows = load.batch(0)["video"]
+    np.testing.assert_array_equal(rows["fps"], 8.0)
+    np.testing.assert_allclose(rows["motion"], [motion_score(video, 8.0) for video in rows["video"]], rtol=1e-6)
+
+
+def test_sizes_take_turns_and_rows_are_the_whole_ones_cut_and_shrunk(make):
+    """Against the full rows, cut and averaged here; both sizes come, and are a function of (seed, step)."""
+    sizes = ((11, 32, 32), (5, 16, 32))
+    full, load = make(), make(sizes=sizes)
+    found = [load.batch(step) for step in range(6)]
+    shapes = [batch["video"]["video"].shape[1:4] for batch in found]
+    assert set(shapes) == set(sizes) and shapes == [make(sizes=sizes).batch(s)["video"]["video"].shape[1:4]
+                                                    for s in range(6)]
+    step = shapes.index((5, 16, 32))
+    whole, cut = full.batch(step), found[step]
+    mean = whole["video"]["video"][:, :5].reshape(16, 5, 16, 2, 32, 3).mean(3)
+    assert np.abs(cut["video"]["video"] - mean).max() <= 0.5 and cut["image"]["video"].shape == (4, 1, 16, 32, 3)
+    np.testing.assert_array_equal(cut["video"]["known_frames"], np.minimum(whole["video"]["known_frames"], 3))
+    np.testing.assert_array_equal(cut["video"]["text"], whole["video"]["text"])
+    for wrong in ((12, 32, 32), (11, 12, 32), (11, 32)):
+        with pytest.raises(UserError, match="data.sizes has"):
+            make(sizes=(wrong,))
 
 
 @pytest.mark.parametrize("batch_size, near", [(16, "15 or 20"), (3, "5"), (0, "5"), (24, "20 or 25")])

@@ -14,7 +14,8 @@ def story(frames=(11, 12, 12, 12)):
     """A story whose every frame holds its own number."""
     starts = np.cumsum([0, *frames[:-1]])
     video = np.broadcast_to(np.arange(sum(frames), dtype=np.uint8)[:, None, None, None], (sum(frames), 2, 2, 3))
-    return {"video": video, "starts": starts, "captions": [f"scene {i}".encode() for i in range(len(frames))]}
+    return {"video": video, "starts": starts, "fps": 8.0,
+            "captions": [f"scene {i}".encode() for i in range(len(frames))]}
 
 
 def scene_of_frames(frames):
@@ -50,9 +51,9 @@ def test_a_window_is_a_function_of_its_seed():
 
 
 def test_tokens_end_and_are_cut():
-    record = {"video": np.zeros((1, 2, 2, 3), np.uint8), "known_frames": np.int32(0), "facts": "x"}
+    record = {"video": np.zeros((1, 2, 2, 3), np.uint8), "known_frames": np.int32(0), "fps": 8.0, "facts": "x"}
     row = preprocess.tokenize({**record, "caption": b"abc"}, {"text": 96})
-    assert row["text"].tolist() == [100, 101, 102, text.EOS] and set(row) == {"video", "text", "known_frames"}
+    assert row["text"].tolist() == [100, 101, 102, text.EOS] and set(row) == {"video", "text", "fps", "known_frames"}
     assert preprocess.tokenize({**record, "caption": "abcdef"}, {"text": 4})["text"].tolist() == [100, 101, 102, 1]
 
 
@@ -71,7 +72,7 @@ def test_a_sliding_image_moves_at_one_velocity_or_rests():
     image[0, 13:19, 13:19] = 250
     rests, speeds = 0, []
     for seed in range(60):
-        record = {"video": image, "caption": "a square", "seed": seed}
+        record = {"video": image, "caption": "a square", "fps": 8.0, "seed": seed}
         row = preprocess.slide_image(record, {"video": 11})
         assert row["video"].shape == (11, 32, 32, 3) and row["known_frames"] == 0
         np.testing.assert_array_equal(row["video"], preprocess.slide_image(record, {"video": 11})["video"])

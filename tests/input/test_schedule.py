@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 from phenaki_jax.config import from_dict
 from phenaki_jax.errors import UserError

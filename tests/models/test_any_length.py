@@ -12,7 +12,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.layers.positions import GridPositions
 from phenaki_jax.models.cvivit import CViViT, CViViTConfig, causal_mask
 from phenaki_jax.models.tree import Pure
-from phenaki_jax.pipeline import Tokenizer
+from phenaki_jax.bound import Tokenizer
 
 SIZES = dict(frames=5, height=8, width=12, patch=(2, 4, 4), embed_dim=16, heads=2, mlp_dim=32, spatial_layers=2,
              temporal_layers=2, quantizer="fsq", codebook_size=240, levels=(8, 6, 5))

@@ -8,7 +8,9 @@ from flax import nnx
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.positions import grid_places, rotary
-from phenaki_jax.models.maskgit import CodeTable, Generator, MaskGITConfig, code_digits, surroundings
+from phenaki_jax.models.conditions import Conditions
+from phenaki_jax.models.maskgit import (
+    CodeTable, Critic, FactorTable, Generator, MaskGITConfig, code_digits, split_logits, surroundings)
 from phenaki_jax.models.quantizers import FSQ
 from phenaki_jax.models.t5 import T5Config
 from phenaki_jax.models.tree import Pure
@@ -21,6 +23,7 @@ VARIANTS = {
     "paper": {},
     "factorised-digits": dict(attention="factorised", levels=(5, 4)),
     "grouped": dict(group=(2, 1), rotary=True),
+    "big-codebook": dict(factors=(5, 4), neighbours=3),
     "grouped-neighbours-digits": dict(group=(1, 2), neighbours=3, rotary=True, levels=(5, 4)),
 }
 
@@ -42,7 +45,7 @@ def test_every_token_sees_every_other(logits):
     text = jnp.ones((1, 4), jnp.int32)
     tokens = jnp.zeros((1, 3, 2, 2), jnp.int32)
     base = logits(tokens, text, text > 0)
-    assert base.shape == (1, 3, 2, 2, 20) and base.dtype == jnp.float32
+    assert base.shape[:4] == (1, 3, 2, 2) and base.shape[4] in (20, 9) and base.dtype == jnp.float32
     for place in np.ndindex(3, 2, 2):
         moved = logits(tokens.at[(0, *place)].set(20), text, text > 0)
         assert np.all(np.abs(moved - base).max(-1) > 0), place
@@ -57,7 +60,7 @@ def test_dropped_text_has_no_say_and_kept_text_has(logits):
 
 def test_an_image_is_a_grid_of_one_step(logits):
     text = jnp.ones((2, 4), jnp.int32)
-    assert logits(jnp.zeros((2, 1, 2, 2), jnp.int32), text, text > 0).shape == (2, 1, 2, 2, 20)
+    assert logits(jnp.zeros((2, 1, 2, 2), jnp.int32), text, text > 0).shape[:4] == (2, 1, 2, 2)
 
 
 def test_sizes_that_do_not_fit_are_refused():
@@ -91,6 +94,58 @@ def test_a_table_adds_what_digits_say_and_leaves_the_mask_alone():
         said = digits[slot, code % 5] + digits[slot, 5 + code // 5]
         np.testing.assert_allclose(vectors[slot, code], own[slot, code] + said, rtol=1e-5)
     np.testing.assert_array_equal(vectors[:, 20], own[:, 20])
+
+
+def test_digits_of_a_big_codebook_are_embedded_and_predicted_by_themselves():
+    table = FactorTable(2, (5, 4), 3, 1.0, rngs=nnx.Rngs(0))
+    own, tokens = np.asarray(table.own[...]), jnp.asarray(np.random.default_rng(0).integers(0, 21, (6, 2)))
+    vectors = np.asarray(table.lookup(tokens))
+    for row, slot in np.ndindex(6, 2):
+        code = int(tokens[row, slot])
+        expected = own[slot, 9] if code == 20 else own[slot, code % 5] + own[slot, 5 + code // 5]
+        np.testing.assert_allclose(vectors[row, slot], expected, rtol=1e-6)
+    assert [part.shape for part in split_logits(jnp.zeros((2, 9)), (5, 4))] == [(2, 5), (2, 4)]
+
+
+def test_what_is_not_told_has_no_say_and_what_is_told_has():
+    sizes = MaskGITConfig(conditions=("motion", "fps"), **SIZES)
+    pure = Pure(lambda rngs: Generator(sizes, None, rngs=rngs))
+    arrays = pure.init(jax.random.key(0))
+    tokens, text, nan = jnp.full((1, 3, 2, 2), 20), jnp.ones((1, 4, 12)), jnp.nan
+
+    @jax.jit
+    def logits(*numbers):
+        model = pure.bind(*arrays)
+        return model.transformer(tokens, model.read(text, jnp.ones((1, 4), bool), jnp.asarray([numbers])))
+
+    model = pure.bind(*arrays)
+    untold = model.transformer(tokens, model.read(text, jnp.ones((1, 4), bool)))
+    np.testing.assert_allclose(logits(nan, nan), untold, atol=1e-6)
+    found = [logits(*told) for told in ((nan, nan), (5.0, nan), (50.0, nan), (nan, 8.0), (5.0, 8.0))]
+    for i, one in enumerate(found):
+        assert all(np.abs(one - other).max() > 1e-4 for other in found[:i])
+
+
+def test_a_condition_is_a_vector_of_its_own_for_every_number():
+    conditions = Conditions(("motion", "noise"), 6, rngs=nnx.Rngs(0))
+    values = jnp.stack([jnp.linspace(0, 100, 50), jnp.full(50, jnp.nan)], axis=1)
+    vectors, known = conditions(values)
+    np.testing.assert_array_equal(known, [[True, False]] * 50)
+    steps = np.linalg.norm(np.diff(vectors[:, 0], axis=0), axis=1)
+    assert np.isfinite(vectors).all() and steps.min() > 0 and steps.max() < 1.5 * np.abs(vectors[:, 0]).max()
+    with pytest.raises(UserError, match="generator.conditions"):
+        MaskGITConfig(conditions=("speed",), **SIZES)
+
+
+def test_a_critic_says_one_number_of_every_token():
+    sizes = MaskGITConfig(group=(2, 1), **SIZES)
+    critic = Critic(sizes, rngs=nnx.Rngs(0))
+    read = critic.read(jnp.ones((2, 4, 12)), jnp.ones((2, 4), bool))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 3, 2, 2)))
+    base = critic(tokens, read)
+    assert base.shape == (2, 3, 2, 2)
+    moved = critic(tokens.at[0, 2, 1, 1].add(1), read)
+    assert np.all(moved[0] != base[0]) and np.all(moved[1] == base[1])
 
 
 @pytest.mark.parametrize("group", [(1, 1), (2, 3)])

@@ -9,13 +9,20 @@ import pytest
 from scipy.stats import truncnorm
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.sampling.decoding import decode
+from phenaki_jax.sampling.decoding import advance, begin, draw
 from phenaki_jax.sampling.guidance import guide, guide_apart
 from phenaki_jax.sampling.options import MASK_SCHEDULES, ORDERS, PRESETS, Sampling, chosen
 from phenaki_jax.sampling.schedules import (
     halton_ranks, latent_steps, masked_counts, masked_share, random_mask, remasked_counts)
 
 V, MASK = 11, 11
+
+
+def decode(logits_of, tokens_BS, free_BS, keys_B, options, *, mask_id, digits=(V,), **more):
+    """All rounds at once."""
+    start = begin(tokens_BS, free_BS, mask_id)
+    return advance(start, 0, options.num_inference_steps, logits_of, free_BS, keys_B, options, mask_id=mask_id,
+                   digits=digits, **more).tokens
 
 
 def keys(count, seed=0):
@@ -119,7 +126,7 @@ def watched(options, tokens_BS, free_BS, logits=lambda tokens: jnp.zeros((*token
     return np.asarray(out), np.stack(seen)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [order for order in ORDERS if order != "critic"])
 @pytest.mark.parametrize("schedule", MASK_SCHEDULES)
 def test_each_round_leaves_as_many_masks_as_the_schedule_says(schedule, order):
     """And what is decided, or given, stays."""
@@ -166,6 +173,51 @@ def test_remasking_keeps_the_counts_and_makes_the_least_sure_anew():
         sure = logp[decided, seen[round_, 0, 10 + decided]]
         remade = decided[np.argsort(sure)[:again[round_]]]
         assert set(remade) == set(decided) & set(np.flatnonzero(masked[round_ + 1]))
+
+
+def test_a_critic_takes_back_what_it_doubts_most_decided_or_not():
+    """Against its rule played by hand, with doubts that depend on all tokens; what is given is not its to take back."""
+    doubts = np.random.default_rng(0).normal(size=(40, V))
+    free = jnp.arange(40)[None] >= 8
+    seen_by_critic = []
+
+    def fake_of(tokens):
+        jax.debug.callback(lambda tokens: seen_by_critic.append(np.asarray(tokens)), tokens, ordered=True)
+        return jnp.asarray(doubts)[jnp.arange(40), (tokens + tokens.sum()) % V]
+
+    out, seen = watched(Sampling(6, 0.0, 0.0, order="critic"), jnp.full((1, 40), 5), free, fake_of=fake_of)
+    assert out.max() < V and (out[0, :8] == 5).all()
+    for count, filled, later in zip(masked_counts(6, 32), seen_by_critic, [*seen[1:], out]):
+        doubt = np.where(free[0], doubts[np.arange(40), (filled[0] + filled.sum()) % V], -np.inf)
+        assert set(np.flatnonzero(later[0] == MASK)) == set(np.argsort(-doubt)[:count])
+    np.testing.assert_array_equal(out, seen_by_critic[-1])
+    again = [set(np.flatnonzero(a[0] != MASK)) - set(np.flatnonzero(b[0] != MASK)) for a, b in zip(seen, seen[1:])]
+    assert any(again)  # tokens once decided were masked again
+    with pytest.raises(UserError, match="remask=0.5"):
+        Sampling(order="critic", remask=0.5)
+
+
+def test_digits_are_drawn_each_from_their_own_softmax():
+    logits = jax.random.normal(jax.random.key(0), (1, 1, 7)) * 2
+    rows = 20_000
+    tokens, logp = draw(jnp.broadcast_to(logits, (rows, 1, 7)), keys(rows), (4, 3))
+    low, high = (np.asarray(jax.nn.softmax(part))[0, 0] for part in (logits[..., :4], logits[..., 4:]))
+    expected = (low[None] * high[:, None]).reshape(-1)
+    np.testing.assert_allclose(np.bincount(tokens[:, 0], minlength=12) / rows, expected, atol=0.015)
+    np.testing.assert_allclose(np.exp(logp[:, 0]), expected[tokens[:, 0]], rtol=1e-4)
+
+
+def test_rounds_in_parts_are_the_rounds_at_once():
+    logits = lambda tokens: jax.random.normal(jax.random.key(3), (2, 16, V)) + 0.1 * tokens[..., None]
+    free, options = jnp.ones((2, 16), bool), Sampling(5, 0.0, 2.0)
+    run = lambda state, first, last: advance(state, first, last, logits, free, keys(2), options, mask_id=MASK, free=16,
+                                             digits=(V,))
+    state = start = begin(jnp.zeros((2, 16), jnp.int32), free, MASK)
+    for first, last in ((0, 2), (2, 3), (3, 5)):
+        state = run(state, first, last)
+        assert (state.filled < V).all()
+    np.testing.assert_array_equal(state.tokens, run(start, 0, 5).tokens)
+    np.testing.assert_array_equal(state.tokens, state.filled)
 
 
 def test_the_most_confident_are_kept_first_when_the_choice_is_cold():

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from phenaki_jax import media
-from phenaki_jax.config import mixtures
+from phenaki_jax.config import mixtures, to_json
 from phenaki_jax.errors import UserError
 from phenaki_jax.training.checkpoints import checkpoint_steps, load_run
-from phenaki_jax.training.loop import check_vocabulary, train
+from phenaki_jax.training.loop import frozen_arrays, train
 from phenaki_jax.training.metrics import read_lines
 
 PROGRAM = Path(__file__).with_name("tiny_run.py")
@@ -270,8 +270,13 @@ def test_generator_carries_its_tokenizer(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_generator_is_no_tokenizer():
+@pytest.mark.parametrize("stage, field", [("generator", "tokenizer_run"), ("critic", "generator_run")])
+def test_a_run_stands_on_one_of_the_stage_below(tmp_path, stage, field):
     config = tiny_config()
-    config.stage = "generator"
-    with pytest.raises(UserError, match="not of a tokenizer"):
-        check_vocabulary(config, config, "runs/x")
+    config.stage = stage
+    with pytest.raises(UserError, match=f"'{field}' is empty"):
+        frozen_arrays(config, tmp_path, [])
+    (tmp_path / "config.json").write_text(to_json(config))
+    config[field] = str(tmp_path)
+    with pytest.raises(UserError, match=f"{field}=.* is a run of stage '{stage}', not of a "):
+        frozen_arrays(config, tmp_path, [])

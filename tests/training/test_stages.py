@@ -1,5 +1,7 @@
 """The two stages: what the losses count, and that a mesh of eight changes nothing."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from phenaki_jax.config import load_config
 from phenaki_jax.parallel import make_mesh, shard_batch
-from phenaki_jax.training import generator_stage, tokenizer_stage
+from phenaki_jax.training import generator_stage, rows, tokenizer_stage
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.state import create_state, make_step
 
@@ -22,11 +24,12 @@ TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32
 class Spy:
     """Stands in for a Generator: keeps what the transformer was given and answers with fixed logits."""
     mask_id = 7
+    config = types.SimpleNamespace(digits=(7,))
 
     def __init__(self, logits=None):
         self.transformer, self.logits = self, logits
 
-    def read(self, text, mask):
+    def read(self, text, mask, conditions):
         return text
 
     def __call__(self, tokens, text, key=None):
@@ -70,9 +73,47 @@ def test_smoothed_labels_and_the_z_loss_by_their_definitions():
 def test_the_first_step_is_given_to_a_share_of_what_has_none():
     known_B = jnp.asarray([0] * 4000 + [3] * 4000)
     for share in (0.0, 0.4, 1.0):
-        given = np.asarray(generator_stage.give_first(known_B, share, jax.random.key(0)))
+        given = np.asarray(rows.give_first(known_B, share, jax.random.key(0)))
         assert (given[4000:] == 3).all() and set(given[:4000]) <= {0, 1}
         assert abs(given[:4000].mean() - share) < 0.03  # four standard errors of 4000 draws
+
+
+def test_given_tokens_are_made_noisy_and_others_are_not():
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, (400, 3, 2, 2)))
+    known_B = jnp.asarray([2, 0] * 200)
+    spy = Spy()
+    generator_stage.masked_loss(spy, tokens, None, None, known_B, jax.random.key(0),
+                                noise_B=jnp.asarray([0.6, jnp.nan] * 200))
+    given = spy.inputs[::2, :2]
+    assert abs(np.mean(given != tokens[::2, :2]) - 0.6 * 6 / 7) < 0.03  # one random token in seven is the true one
+    shown = spy.inputs[1::2] != 7
+    np.testing.assert_array_equal(spy.inputs[1::2][shown], np.asarray(tokens)[1::2][shown])
+
+
+def test_noise_levels_and_what_is_told():
+    known_B = jnp.asarray([3, 0] * 4000)
+    level = np.asarray(rows.noise_levels(known_B, 0.4, jax.random.key(0)))
+    assert np.isnan(level[1::2]).all() and abs(np.mean(level[::2] == 0) - 0.5) < 0.03 and level[::2].max() <= 0.4
+    assert abs(level[::2][level[::2] > 0].mean() - 0.2) < 0.01
+    stream = {"motion": jnp.full(8000, 5.0), "fps": jnp.full(8000, 8.0)}
+    keep = jnp.asarray([[True]] * 4000 + [[False]] * 4000)
+    said = np.asarray(rows.told(("motion", "noise"), stream, jnp.asarray(level), keep, 0.25,
+                                           jax.random.key(1)))
+    assert said.shape == (8000, 2) and np.isnan(said[4000:]).all()
+    assert abs(np.isnan(said[:4000, 0]).mean() - 0.25) < 0.03 and np.nanmax(said[:, 0]) == 5.0
+    assert rows.told((), stream, level, keep, 0.0, jax.random.key(1)) is None
+
+
+def test_digits_of_a_big_codebook_share_the_loss():
+    """The cross-entropy of a token is the sum of its digits'."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 12, (4, 3, 2, 2)))
+    logits = jax.random.normal(jax.random.key(1), (*tokens.shape, 7))
+    spy = Spy(logits)
+    spy.config, spy.mask_id = types.SimpleNamespace(digits=(4, 3)), 12
+    loss, _ = generator_stage.masked_loss(spy, tokens, None, None, jnp.zeros(4, int), jax.random.key(0))
+    pair = lambda part, target: optax.softmax_cross_entropy_with_integer_labels(part, target)
+    losses = pair(logits[..., :4], tokens % 4) + pair(logits[..., 4:], tokens // 4)
+    np.testing.assert_allclose(loss, losses[spy.inputs == 12].mean(), rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +153,16 @@ def test_eight_devices_have_the_losses_of_one(name, batch):
     eight = losses(stage, config, make_mesh(config.mesh, jax.devices()), batch)
     np.testing.assert_allclose(eight, one, rtol=2e-4)
     assert one[2] != one[0]
+
+
+def test_what_a_generator_logs_of_padding(batch):
+    """Images have a stream, and a grid, of their own; of the text, what is 0."""
+    config = load_config("configs/quickstart.py:generator", TINY)
+    half = {name: {**stream, "text": np.where(np.arange(16) < 4, stream["text"], 0)} for name, stream in batch.items()}
+    found = rows.Reader(config).padding(half)
+    assert float(found["padding"]) == 0.0 and float(found["text_padding"]) == 0.75
+    cached = {"image": {**half["image"], "tokens": np.zeros((8, 2, 8, 8), np.int32)}}  # a latent step too much
+    assert float(rows.Reader(config).padding(cached)["padding"]) == 0.5
 
 
 def test_a_stream_less_batch_still_has_a_loss(batch):
