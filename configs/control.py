@@ -1,7 +1,7 @@
-"""A generator that is told how much moves, the frame rate, and how noisy what is given is; on a quickstart's tokenizer.
+"""A quickstart's generator, taught how much moves, the frame rate, and how noisy what is given is.
 
     python -m phenaki_jax train --config=configs/control.py --workdir=runs/control/generator \\
-        --config.tokenizer_run=runs/quickstart/tokenizer
+        --config.tokenizer_run=runs/quickstart/tokenizer --config.train.init_from=runs/quickstart/generator
     python -m phenaki_jax generate --model=runs/control --prompt="a solid red circle moves left on navy" \\
         --motion=high --fps=16 --output=quick.gif
     python -m phenaki_jax evaluate --model=runs/control --suite=control --report=runs/control/report.md

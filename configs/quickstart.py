@@ -113,7 +113,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "dtype": "float32",
     }
     config.generator = ConfigDict({"conditions": (), **transformer})
-    config.critic = ConfigDict({**transformer, "layers": 2})
+    config.critic = ConfigDict(transformer)  # the generator's, for it begins with that one's weights
     # A small T5 encoder over bytes, trained along with the generator.
     config.text = ConfigDict({
         "encoder": "bytes",
@@ -157,9 +157,11 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "keep": 2,
         "sample_every": 1000,
         "accumulate": 1,
+        "init_from": "",  # a run whose weights this one begins with, wherever names and shapes agree
         "ema_decay": 0.995,
         "mask_schedule": "uniform" if arg == "critic" else "mixed",
         "first_given": 0.4,  # clips whose first latent step is known: from them motion is learned
+        "ends_given": 0.1,  # clips whose first and last latent steps are known: from them interpolation is learned
         "label_smoothing": 0.0,
         "z_loss": 0.0,
         "noise_augmentation": 0.0,  # up to how much of what is given is random, for generator.conditions of "noise"

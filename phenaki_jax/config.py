@@ -23,8 +23,9 @@ _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_e
              "train.accumulate", "text.length")
 # Fields that a config may leave out, and what they are then.
 OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.token_cache": "", "generator.conditions": (),
-            "train.accumulate": 1, "train.noise_augmentation": 0.0, "sampling.noise_augmentation": 0.0,
-            "text.path": "", "text.vocabulary": "", "text.activation": "", "text.dtype": "float32", "text.cache": ""}
+            "train.accumulate": 1, "train.ends_given": 0.0, "train.init_from": "", "train.noise_augmentation": 0.0,
+            "sampling.noise_augmentation": 0.0, "text.path": "", "text.vocabulary": "", "text.activation": "",
+            "text.dtype": "float32", "text.cache": ""}
 
 
 def load_config(source: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:

@@ -204,7 +204,7 @@ class PhenakiPipeline(Tasks):
         told = self._told(sampling.pop("motion", None), sampling.pop("fps", None))
         options, read = chosen(self.config.sampling, preset, **sampling), self.read
         read.check(prompts, negative)
-        if not self.generator.config.context_dim and sampling.get("guidance_scale"):
+        if not self.generator.config.is_told and sampling.get("guidance_scale"):
             raise UserError(f"guidance_scale={sampling['guidance_scale']} weighs a prompt; this model was trained "
                             "without text (text.encoder='none'), so leave it out")
         if negative is not None and not options.guided:

@@ -29,7 +29,7 @@ def critic_protocol(pipe: Any, clips: np.ndarray, prompts: Sequence[str], seed: 
     def ask(generator_arrays, critic_arrays, tokens, text, mask, key):
         model, judge = generator.pure.bind(*generator_arrays), critic.pure.bind(*critic_arrays)
         text = model.embed(text)
-        filled, drawn, _ = fill(model, tokens, model.transformer.read(text, mask), jnp.zeros(len(tokens), jnp.int32),
+        filled, drawn, _ = fill(model, tokens, model.transformer.read(text, mask), jnp.zeros(tokens.shape[:2], bool),
                                 "uniform", key)
         return filled, drawn, judge(filled, judge.read(text, mask))
 

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.products import kernel
+from phenaki_jax.layers.products import kernel, project
 
 # What each number is mapped to before it is embedded: about 0 to 1 over the values that occur.
 CONDITIONS = {
@@ -25,19 +25,22 @@ def check_conditions(names: tuple[str, ...]) -> None:
 
 
 class Conditions(nnx.Module):
-    """A vector for each condition: its number in waves of several lengths, projected, and a vector of its own."""
+    """One vector for all that is told: the numbers in waves of several lengths, through a small MLP.
+
+    What is not told adds nothing, and where nothing is told the vector is zero.
+    """
 
     def __init__(self, names: tuple[str, ...], features: int, *, rngs: nnx.Rngs):
         self.names = names
-        self.kernels = nnx.Param(jnp.stack([kernel(rngs, (2 * WAVES, features), (None, "embed"))[...] for _ in names]),
-                                 axes=(None, None, "embed"))
-        self.own = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (len(names), features)), axes=(None, "embed"))
+        self.hidden = kernel(rngs, (len(names) * (2 * WAVES + 1), features), (None, "mlp"))
+        self.out = kernel(rngs, (features, features), ("mlp", "embed"), scale=0.01)
 
-    def __call__(self, values_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Numbers float32 [B, N], NaN where unknown -> vectors [B, N, E] and which are known, boolean [B, N]."""
-        known_BN = ~jnp.isnan(values_BN)
-        values_BN = jnp.where(known_BN, values_BN, 1.0)
+    def __call__(self, values_BN: jax.Array) -> jax.Array:
+        """Numbers float32 [B, N], NaN where not told -> [B, features]."""
+        known_BN1 = ~jnp.isnan(values_BN)[..., None]
+        values_BN = jnp.where(known_BN1[..., 0], values_BN, 1.0)
         scaled_BN = jnp.stack([CONDITIONS[name](values_BN[:, i]) for i, name in enumerate(self.names)], axis=1)
         angles = scaled_BN[..., None] * np.pi * 2.0 ** (np.arange(WAVES) / 2)
-        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        return jnp.einsum("bnw,nwe->bne", waves, self.kernels[...]) + self.own[...], known_BN
+        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), jnp.ones_like(angles[..., :1])], axis=-1)
+        hidden = jax.nn.gelu(project(jnp.where(known_BN1, waves, 0.0).reshape(len(values_BN), -1), self.hidden))
+        return project(hidden, self.out)

@@ -1,6 +1,7 @@
 """The masked transformer of Phenaki's second stage (arXiv 2210.02399, section 2.2; MaskGIT, arXiv 2202.04200)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -81,9 +82,9 @@ class MaskGITConfig:
         return self.factors or (self.codebook_size,)
 
     @property
-    def context_dim(self) -> int:
-        """Width of what layers attend to beside tokens; 0 where there is nothing."""
-        return self.text_dim or (self.embed_dim if self.conditions else 0)
+    def is_told(self) -> bool:
+        """Whether there is something beside the tokens, text or conditions, that guidance can weigh."""
+        return bool(self.text_dim or self.conditions)
 
 
 def code_digits(levels: tuple[int, ...]) -> np.ndarray:
@@ -155,19 +156,31 @@ class FactorTable(nnx.Module):
         return jnp.where((tokens < self.size)[..., None], vectors, table[slots, -1])
 
 
-class Text(NamedTuple):
-    """What every layer of a transformer over tokens reads of a text and of conditions.
+class Reading(NamedTuple):
+    """What a transformer over tokens is told beside them, made once for many calls; None for what it is never told.
 
-    keys, values [layers, B, 1 + P + N, H, K]; mask, boolean [B, 1 + P + N]. The first position is the null vector,
-    which always counts; the last N are the conditions.
+    keys, values [layers, B, 1 + P, H, K] and mask, boolean [B, 1 + P]: of the text, for every layer. The first position
+    is the null vector, which always counts. conditions [B, D]: what is added to every position.
     """
-    keys: jax.Array
-    values: jax.Array
-    mask: jax.Array
+    keys: jax.Array | None
+    values: jax.Array | None
+    mask: jax.Array | None
+    conditions: jax.Array | None
+
+    def nothing(self) -> "Reading":
+        """The same rows told nothing."""
+        return self._replace(mask=None if self.mask is None else self.mask.at[:, 1:].set(False),
+                             conditions=None if self.conditions is None else jnp.zeros_like(self.conditions))
+
+    @classmethod
+    def join(cls, parts: Sequence["Reading"]) -> "Reading":
+        """The rows of all parts, one part after the other."""
+        return cls(*(None if values[0] is None else jnp.concatenate(values, axis)
+                     for values, axis in zip(zip(*parts), (1, 1, 0, 0))))
 
 
 class TokenTransformer(nnx.Module):
-    """Bidirectional over all tokens of a grid, with cross-attention to text and conditions.
+    """Bidirectional over all tokens of a grid, with cross-attention to text; conditions are added to every position.
 
     A learned null vector is prepended to the text; where the text is dropped it is all that can be attended to, which
     is the unconditional model that guidance needs.
@@ -175,14 +188,14 @@ class TokenTransformer(nnx.Module):
 
     def __init__(self, config: MaskGITConfig, *, rngs: nnx.Rngs):
         self.config = config
-        D, E, K = config.embed_dim, config.context_dim, config.neighbours
+        D, E, K = config.embed_dim, config.text_dim, config.neighbours
         (T, H, W), (rows, columns) = config.grid, config.group
         self.embedding = self._table(rows * columns, D, 0.05, rngs)
         self.near = self._table(1, K, 0.3, rngs) if K else None
         self.read_near = kernel(rngs, (3 * (rows + 2) * (columns + 2) * K, D), ("joined_kv", "embed")) if K else None
         self.positions = GridPositions((T, H // rows, W // columns), D, rngs=rngs)
         self.null = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (1, E)), axes=(None, "embed")) if E else None
-        self.conditions = Conditions(config.conditions, E, rngs=rngs) if config.conditions else None
+        self.conditions = Conditions(config.conditions, D, rngs=rngs) if config.conditions else None
         self.stack = Stack(config.layers, D, config.heads, config.mlp_dim, context_dim=E or None,
                            factorised=config.attention == "factorised", qk_norm=config.qk_norm,
                            dropout_rate=config.dropout, unroll=config.unroll, remat=config.remat, rngs=rngs)
@@ -198,7 +211,7 @@ class TokenTransformer(nnx.Module):
         return self.config.codebook_size
 
     def read(self, text_BPE: jax.Array | None, text_mask_BP: jax.Array | None,
-             conditions_BN: jax.Array | None = None) -> Text | None:
+             conditions_BN: jax.Array | None = None) -> Reading | None:
         """What `features` wants of a text and conditions, to be made once for many calls; None where there are neither.
 
         Args:
@@ -206,30 +219,26 @@ class TokenTransformer(nnx.Module):
           text_mask_BP: boolean, True where a text position counts; all False drops it.
           conditions_BN: float32, in the order of config.conditions, NaN where nothing is said; by default nothing is.
         """
-        if self.null is None:
-            return None
-        null_11E = self.null[...][None]
-        if text_BPE is None:
-            B = len(conditions_BN)
-            text_BPE, text_mask_BP = jnp.zeros((B, 0, self.config.context_dim)), jnp.zeros((B, 0), bool)
-        B = len(text_BPE)
-        parts = [jnp.broadcast_to(null_11E, (B, *null_11E.shape[1:])).astype(text_BPE.dtype), text_BPE]
-        masks = [jnp.ones((B, 1), bool), text_mask_BP]
+        keys = values = mask = vector = None
+        if self.null is not None:
+            null_B1E = jnp.broadcast_to(self.null[...][None], (len(text_BPE), 1, self.config.text_dim))
+            context = jnp.concatenate([null_B1E.astype(text_BPE.dtype), text_BPE], axis=1)
+            keys, values = self.stack.read(context.astype(self.config.dtype))
+            mask = jnp.pad(text_mask_BP, ((0, 0), (1, 0)), constant_values=True)
         if self.conditions is not None:
             if conditions_BN is None:
-                conditions_BN = jnp.full((B, len(self.config.conditions)), jnp.nan)
-            vectors_BNE, known_BN = self.conditions(conditions_BN)
-            parts, masks = [*parts, vectors_BNE.astype(text_BPE.dtype)], [*masks, known_BN]
-        context = jnp.concatenate(parts, axis=1).astype(self.config.dtype)
-        return Text(*self.stack.read(context), jnp.concatenate(masks, axis=1))
+                conditions_BN = jnp.full((len(text_BPE), len(self.config.conditions)), jnp.nan)
+            vector = self.conditions(conditions_BN)
+        return Reading(keys, values, mask, vector) if self.config.is_told else None
 
-    def features(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
+    def features(self, tokens_BTHW: jax.Array, told: Reading | None = None, *,
+                 key: jax.Array | None = None) -> jax.Array:
         """[B, positions, D]; a position is a group of tokens.
 
         Args:
           tokens_BTHW: int32; `mask_id` where a token is unknown. T, H, W up to those of config.grid; an image has
             T = 1.
-          text: what `read` made of it.
+          told: what `read` made of text and conditions.
           key: turns dropout on.
         """
         config, (B, T, H, W) = self.config, tokens_BTHW.shape
@@ -240,7 +249,11 @@ class TokenTransformer(nnx.Module):
         if self.near is not None:
             near = self.near.lookup(tokens_BTHW[..., None])[..., 0, :]
             x = x + project(surroundings(near, config.group), self.read_near)
-        context, mask = (None, None) if text is None else (text[:2], text.mask[:, None, None, :])
+        context = mask = None
+        if told is not None and told.keys is not None:
+            context, mask = told[:2], told.mask[:, None, None, :]
+        if told is not None and told.conditions is not None:
+            x = x + told.conditions[:, None, None, None, :]
         places = grid_places(grid[1:] if config.attention == "factorised" else grid)
         return self.stack(x.reshape(B, -1, D).astype(config.dtype), context=context, context_mask=mask, grid=grid,
                           positions_S=jnp.asarray(places) if config.rotary else None, key=key)
@@ -261,12 +274,13 @@ class MaskGIT(TokenTransformer):
         self.head = CodeTable(slots, V, config.levels, D, D ** -0.5, rngs=rngs)
         self.head_bias = nnx.Param(jnp.zeros((slots, V)), axes=(None, "vocab"))
 
-    def __call__(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, tokens_BTHW: jax.Array, told: Reading | None = None, *,
+                 key: jax.Array | None = None) -> jax.Array:
         """Logits float32 [B, T, H, W, V]; those of the digits in a row where codes have `factors` (V is their sum).
 
         Arguments as of `features`.
         """
-        x = self.features(tokens_BTHW, text, key=key)
+        x = self.features(tokens_BTHW, told, key=key)
         logits = project(x, self.head().reshape(-1, x.shape[-1]).T).astype(jnp.float32)
         logits = logits + self.head_bias[...].reshape(-1)
         return self.ungroup(logits, tokens_BTHW.shape[1:])
@@ -284,9 +298,10 @@ class Critic(TokenTransformer):
         self.head = kernel(rngs, (config.embed_dim, slots), ("embed", None))
         self.head_bias = nnx.Param(jnp.zeros((slots,)), axes=(None,))
 
-    def __call__(self, tokens_BTHW: jax.Array, text: Text | None = None, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, tokens_BTHW: jax.Array, told: Reading | None = None, *,
+                 key: jax.Array | None = None) -> jax.Array:
         """float32 [B, T, H, W]. Arguments as of `features`."""
-        x = self.features(tokens_BTHW, text, key=key)
+        x = self.features(tokens_BTHW, told, key=key)
         logits = project(x, self.head).astype(jnp.float32) + self.head_bias[...]
         return self.ungroup(logits, tokens_BTHW.shape[1:])[..., 0]
 
@@ -303,6 +318,6 @@ class Generator(nnx.Module):
         return self.text(text) if self.text is not None else text
 
     def read(self, text: jax.Array | None, mask_BP: jax.Array | None,
-             conditions_BN: jax.Array | None = None) -> Text | None:
+             conditions_BN: jax.Array | None = None) -> Reading | None:
         """Text as of `embed` -> what the transformer wants of it; see `TokenTransformer.read`."""
         return self.transformer.read(self.embed(text), mask_BP, conditions_BN)

@@ -21,7 +21,7 @@ def roc_auc(scores: jax.Array, labels: jax.Array, counts: jax.Array) -> jax.Arra
     return (jnp.sum(ranks * positive) - P * (P + 1) / 2) / jnp.maximum(P * N, 1.0)
 
 
-def fill(model, tokens_BTHW: jax.Array, read, known_B: jax.Array, schedule: str,
+def fill(model, tokens_BTHW: jax.Array, read, given_BT: jax.Array, schedule: str,
          key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """True tokens with some replaced by draws of the generator, as a round of decoding leaves them.
 
@@ -31,7 +31,7 @@ def fill(model, tokens_BTHW: jax.Array, read, known_B: jax.Array, schedule: str,
     """
     mask_key, draw_key = jax.random.split(key)
     B, T, H, W = tokens_BTHW.shape
-    free_BS = jnp.repeat(jnp.arange(T)[None, :] >= known_B[:, None], H * W, axis=1)
+    free_BS = jnp.repeat(~given_BT, H * W, axis=1)
     mask_BTHW = random_mask(mask_key, free_BS, schedule).reshape(B, T, H, W)
     logits = model.transformer(jnp.where(mask_BTHW, model.transformer.mask_id, tokens_BTHW), read)
     drawn_BS, _ = draw(logits.reshape(B, T * H * W, -1), jax.random.split(draw_key, B), model.transformer.config.digits)

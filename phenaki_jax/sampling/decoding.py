@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.models.codes import join_tokens
-from phenaki_jax.models.maskgit import Text, split_logits
+from phenaki_jax.models.maskgit import Reading, split_logits
 from phenaki_jax.models.tree import Pure
 from phenaki_jax.sampling.guidance import guide, guide_apart
 from phenaki_jax.sampling.options import Sampling
@@ -167,7 +167,7 @@ class Sampler:
 
     def _given(self, video, text, text_mask, keys, options, frozen, negative, conditions):
         """What a program is given as arrays, and what it is compiled for."""
-        if not self._generator.module_config.context_dim:  # there is no text that could be weighed
+        if not self._generator.module_config.is_told:  # there is nothing that could be weighed
             options = dataclasses.replace(options, guidance_scale=0.0)
         if not frozen.any():  # nothing is given that could be weighed
             options = dataclasses.replace(options, image_guidance_scale=1.0)
@@ -194,10 +194,8 @@ class Sampler:
         if plan.order == "critic":
             judged = self._critic.bind(**arrays["critic"]).read(model.embed(text), mask, conditions)
         if read is not None and (plan.guided or plan.guided_apart):
-            nothing = read._replace(mask=read.mask.at[:, 1:].set(False))
-            away = given["negative"]
-            parts = [read, nothing if away is None else model.read(*away)] + [nothing] * plan.guided_apart
-            read = Text(*(jnp.concatenate(part, axis) for part, axis in zip(zip(*parts), (1, 1, 0))))
+            nothing, away = read.nothing(), given["negative"]
+            read = Reading.join([read, nothing if away is None else model.read(*away)] + [nothing] * plan.guided_apart)
         free_BS = jnp.broadcast_to(~given["frozen"].reshape(-1), tokens_BS.shape)
         return begin(tokens_BS, free_BS, model.transformer.mask_id), (read, judged)
 

@@ -43,7 +43,7 @@ def make_stage(config, frozen=None) -> Stage:
             fill_key, dropout_key = jax.random.split(loss_key)
             text = model.embed(rows.text)
             filled, drawn, free = jax.lax.stop_gradient(fill(
-                model, rows.tokens, model.transformer.read(text, rows.text_mask, rows.told), rows.known,
+                model, rows.tokens, model.transformer.read(text, rows.text_mask, rows.told), rows.given,
                 config.train.mask_schedule, fill_key))
             logits = critic(filled, critic.read(text, rows.text_mask, rows.told), key=dropout_key)
             fake = filled != rows.tokens

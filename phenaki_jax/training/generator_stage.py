@@ -15,14 +15,14 @@ from phenaki_jax.training.stage import Stage
 
 
 def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_mask_BP: jax.Array,
-                known_B: jax.Array, key: jax.Array, schedule: str = "uniform", label_smoothing: float = 0.0,
+                given_BT: jax.Array, key: jax.Array, schedule: str = "uniform", label_smoothing: float = 0.0,
                 z_loss: float = 0.0, conditions_BN: jax.Array | None = None,
                 noise_B: jax.Array | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss and, as metrics, cross-entropy and accuracy of the masked positions alone, means over all of them.
 
     Args:
       tokens_BTHW: true tokens; an image has T = 1, so its masks and its loss touch the first H x W tokens only.
-      known_B: latent steps that are given and never masked (a story's last frames).
+      given_BT: boolean, latent steps that are given and never masked (a story's last frames).
       schedule: of the masked share; see `masked_share`.
       label_smoothing: share of the target that is spread evenly over all codes.
       z_loss: weight of (log of the softmax's sum)^2, which keeps logits from drifting (PaLM, arXiv 2204.02311,
@@ -32,7 +32,7 @@ def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_
     """
     mask_key, dropout_key, noise_key = jax.random.split(key, 3)
     B, T, H, W = tokens_BTHW.shape
-    free_BS = jnp.repeat(jnp.arange(T)[None, :] >= known_B[:, None], H * W, axis=1)
+    free_BS = jnp.repeat(~given_BT, H * W, axis=1)
     mask_BTHW = random_mask(mask_key, free_BS, schedule).reshape(B, T, H, W)
     inputs = jnp.where(mask_BTHW, model.transformer.mask_id, tokens_BTHW)
     if noise_B is not None:
@@ -81,7 +81,7 @@ def make_stage(config, frozen=None) -> Stage:
         model, codec = pure.bind(params, variables), tokenizer.bind(frozen["params"], frozen["variables"])
         total, metrics = 0.0, {}
         for name, share, rows, loss_key in reader.streams(batch, codec, frozen, key):
-            value, found = masked_loss(model, rows.tokens, rows.text, rows.text_mask, rows.known, loss_key,
+            value, found = masked_loss(model, rows.tokens, rows.text, rows.text_mask, rows.given, loss_key,
                                        config.train.mask_schedule, label_smoothing, z_loss, rows.told, rows.noise)
             total += share * value
             metrics |= {f"{name}/{what}": value for what, value in found.items()}

@@ -25,11 +25,12 @@ from phenaki_jax.training import metrics as report
 from phenaki_jax.training.caches import FREE_TOKENIZER_FIELDS, check_caches
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
+from phenaki_jax.training.start import begin_with, starting_arrays
 from phenaki_jax.training.state import abstract_state, create_state, make_step, place_frozen
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
-               "data.data_dir", "data.token_cache", "text.cache", "sampling.")
+               "data.data_dir", "data.token_cache", "text.cache", "sampling.", "train.init_from")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,9 @@ def train(
         else:
             start = 0
             state = create_state(stage, optimizer, mesh, config.seed)
+            if begins := starting_arrays(config, frozen):
+                state, own = begin_with(state, begins[1], begins[0])
+                _print(f"begins with the weights of {begins[0]}; new: {', '.join(own) or 'none'}")
         places = jax.tree.map(lambda x: x.sharding, state)
         if is_main:
             media.write_text(workdir / configs.RUN_CONFIG, configs.to_json(config))

@@ -21,12 +21,12 @@ from phenaki_jax.sampling.schedules import latent_steps
 class Rows(NamedTuple):
     """Rows of a stream, as a loss reads them.
 
-    tokens: int32 [B, T, H, W]. known: int32 [B], latent steps that are given and not predicted. text: as of
+    tokens: int32 [B, T, H, W]. given: boolean [B, T], latent steps that are known and not predicted. text: as of
     `text_reader`; text_mask: boolean [B, P], all False where the text is dropped. told: as of `told`. noise: float32
     [B], as of `noise_levels`; None where nothing given is ever noisy.
     """
     tokens: jax.Array
-    known: jax.Array
+    given: jax.Array
     text: jax.Array
     text_mask: jax.Array
     told: jax.Array | None
@@ -47,9 +47,12 @@ class Reader:
         """noisy: whether what is given is made noisy, where the config has it so."""
         self._sizes, self._options = tokenizer_config(config), chosen(config.sampling)
         self._conditions = generator_config(config).conditions
-        self._drop, self._first_given = config.data.text_drop, config.train.first_given
-        if not 0 <= self._first_given <= 1:
-            raise UserError(f"train.first_given={self._first_given} must be a share from 0 to 1")
+        self._drop, self._first, self._ends = (
+            config.data.text_drop, config.train.first_given, config.train.get("ends_given", 0.0))
+        for name, share, most in (("first", self._first, 1), ("ends", self._ends, 1 - self._first)):
+            if not 0 <= share <= most:
+                raise UserError(f"train.{name}_given={share} must be a share of the clips, from 0 to 1, with "
+                                "train.first_given and train.ends_given no more than 1 together")
         noise = config.train.get("noise_augmentation", 0.0)
         if not 0 <= noise <= 1:
             raise UserError(f"train.noise_augmentation={noise} must be a share from 0 to 1")
@@ -71,11 +74,10 @@ class Reader:
             tokens = stream["tokens"] if "tokens" in stream else (
                 jax.lax.stop_gradient(codec.encode(to_float(stream["video"]))))
             keep_B1 = jax.random.uniform(drop_key, (counts[name], 1)) >= self._drop
-            known_B = latent_steps(stream["known_frames"], self._sizes.patch[0])
-            if tokens.shape[1] > 1:
-                known_B = give_first(known_B, self._first_given, given_key)
-            noise_B = noise_levels(known_B, self._noise, noise_key)
-            rows = Rows(tokens, known_B, self._text_of(stream, arrays), (stream["text"] > 0) & keep_B1,
+            given_BT = given_steps(latent_steps(stream["known_frames"], self._sizes.patch[0]), tokens.shape[1],
+                                   self._first, self._ends, given_key)
+            noise_B = noise_levels(given_BT.any(1), self._noise, noise_key)
+            rows = Rows(tokens, given_BT, self._text_of(stream, arrays), (stream["text"] > 0) & keep_B1,
                         told(self._conditions, stream, noise_B, keep_B1, self._drop, told_key),
                         noise_B if self._noise else None)
             yield name, counts[name] / sum(counts.values()), rows, loss_key
@@ -109,28 +111,34 @@ class Reader:
         return sheet({"truth": video, "generated": to_uint8(frames)})
 
 
-def give_first(known_B: jax.Array, share: float, key: jax.Array) -> jax.Array:
-    """Gives the first latent step too in a `share` of the clips of which nothing is given (random each time).
+def given_steps(known_B: jax.Array, steps: int, first: float, ends: float, key: jax.Array) -> jax.Array:
+    """Which latent steps of each row are given: boolean [B, steps].
 
-    How such a clip goes on stands in its text alone, and where its object is need not be guessed: motion is learned
-    from these rows. They are also what continuing a picture needs.
+    Those that the data gives; and of clips of which it gives nothing, at random each time, in a share `first` the first
+    step and in a share `ends` the first and the last. How a clip of the first kind goes on stands in its text alone,
+    and where its object is need not be guessed: motion is learned from these rows. They are also what continuing a
+    picture needs, as the others are what interpolating needs (MAGVIT, arXiv 2212.05199, section 3.2, trains so for its
+    tasks). Images keep the one step that they have to be learned from; clips of two steps only the first.
 
     Args:
-      known_B: latent steps given so far, int32.
+      known_B: latent steps given by the data, int32.
     """
-    return jnp.maximum(known_B, jax.random.uniform(key, known_B.shape) < share)
+    first, ends = first if steps > 1 else 0.0, ends if steps > 2 else 0.0
+    share_B, none_B = jax.random.uniform(key, known_B.shape), known_B == 0
+    given_BT = jnp.arange(steps) < jnp.maximum(known_B, share_B < first + ends)[:, None]
+    return given_BT.at[:, -1].set(given_BT[:, -1] | (none_B & (share_B >= first) & (share_B < first + ends)))
 
 
-def noise_levels(known_B: jax.Array, most: float, key: jax.Array) -> jax.Array:
+def noise_levels(given_B: jax.Array, most: float, key: jax.Array) -> jax.Array:
     """How noisy what is given of each row is made: uniform up to `most` in half of the rows that have something given.
 
     NaN where nothing is. Who goes on from noisy frames learns not to take every error for truth (noise augmentation,
     Kandinsky Video 1.1; cascaded diffusion, arXiv 2106.15282, section 3).
     """
     level_key, some_key = jax.random.split(key)
-    some_B = jax.random.bernoulli(some_key, shape=known_B.shape)
-    level_B = jnp.where(some_B, jax.random.uniform(level_key, known_B.shape) * most, 0.0)
-    return jnp.where(known_B > 0, level_B, jnp.nan)
+    some_B = jax.random.bernoulli(some_key, shape=given_B.shape)
+    level_B = jnp.where(some_B, jax.random.uniform(level_key, given_B.shape) * most, 0.0)
+    return jnp.where(given_B, level_B, jnp.nan)
 
 
 def told(names: tuple[str, ...], stream: dict[str, jax.Array], noise_B: jax.Array, keep_B1: jax.Array, drop: float,

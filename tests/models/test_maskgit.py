@@ -10,7 +10,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.layers.positions import grid_places, rotary
 from phenaki_jax.models.conditions import Conditions
 from phenaki_jax.models.maskgit import (
-    CodeTable, Critic, FactorTable, Generator, MaskGITConfig, code_digits, split_logits, surroundings)
+    CodeTable, Critic, FactorTable, Generator, MaskGITConfig, Reading, code_digits, split_logits, surroundings)
 from phenaki_jax.models.quantizers import FSQ
 from phenaki_jax.models.t5 import T5Config
 from phenaki_jax.models.tree import Pure
@@ -121,18 +121,24 @@ def test_what_is_not_told_has_no_say_and_what_is_told_has():
     model = pure.bind(*arrays)
     untold = model.transformer(tokens, model.read(text, jnp.ones((1, 4), bool)))
     np.testing.assert_allclose(logits(nan, nan), untold, atol=1e-6)
+    told = model.read(text, jnp.ones((1, 4), bool), jnp.asarray([[5.0, 8.0]]))
+    both = model.transformer(jnp.tile(tokens, (2, 1, 1, 1)), Reading.join([told, told.nothing()]))
+    np.testing.assert_allclose(both[:1], logits(5.0, 8.0), atol=1e-6)
+    alone = model.transformer(tokens, model.read(text, jnp.zeros((1, 4), bool)))
+    np.testing.assert_allclose(both[1:], alone, atol=1e-6)
     found = [logits(*told) for told in ((nan, nan), (5.0, nan), (50.0, nan), (nan, 8.0), (5.0, 8.0))]
     for i, one in enumerate(found):
         assert all(np.abs(one - other).max() > 1e-4 for other in found[:i])
 
 
-def test_a_condition_is_a_vector_of_its_own_for_every_number():
-    conditions = Conditions(("motion", "noise"), 6, rngs=nnx.Rngs(0))
+def test_conditions_are_a_vector_of_their_own_for_every_number_and_add_nothing_where_nothing_is_told():
+    conditions = Conditions(("motion", "noise"), 32, rngs=nnx.Rngs(0))
     values = jnp.stack([jnp.linspace(0, 100, 50), jnp.full(50, jnp.nan)], axis=1)
-    vectors, known = conditions(values)
-    np.testing.assert_array_equal(known, [[True, False]] * 50)
-    steps = np.linalg.norm(np.diff(vectors[:, 0], axis=0), axis=1)
-    assert np.isfinite(vectors).all() and steps.min() > 0 and steps.max() < 1.5 * np.abs(vectors[:, 0]).max()
+    vectors = np.asarray(conditions(values))
+    steps = np.linalg.norm(np.diff(vectors, axis=0), axis=1)
+    assert np.isfinite(vectors).all() and steps.min() > 0 and steps.max() < 1.5 * np.abs(vectors).max()
+    assert np.abs(conditions(values.at[:, 1].set(0.0)) - vectors).max() > 0  # told 0 is not the same as not told
+    np.testing.assert_array_equal(conditions(jnp.full((3, 2), jnp.nan)), np.zeros((3, 32)))
     with pytest.raises(UserError, match="generator.conditions"):
         MaskGITConfig(conditions=("speed",), **SIZES)
 

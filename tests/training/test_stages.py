@@ -1,5 +1,6 @@
 """The two stages: what the losses count, and that a mesh of eight changes nothing."""
 
+import collections
 import types
 
 import jax
@@ -40,16 +41,16 @@ class Spy:
 @pytest.mark.parametrize("shape, known", [((4, 6, 2, 2), 0), ((4, 6, 2, 2), 3), ((4, 1, 2, 2), 0)])
 def test_only_free_positions_are_masked_and_only_masked_ones_count(shape, known):
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, shape))
-    known_B = jnp.full(shape[0], known)
+    given_BT = jnp.arange(shape[1]) < jnp.full((shape[0], 1), known)
     spy = Spy()
-    loss, _ = generator_stage.masked_loss(spy, tokens, jnp.zeros((4, 3)), None, known_B, jax.random.key(0))
+    loss, _ = generator_stage.masked_loss(spy, tokens, jnp.zeros((4, 3)), None, given_BT, jax.random.key(0))
     np.testing.assert_allclose(loss, np.log(7), rtol=1e-5)  # uniform logits, whatever was masked
     masked = spy.inputs == 7
     assert not masked[:, :known].any() and masked.reshape(4, -1).any(1).all()
     np.testing.assert_array_equal(spy.inputs[~masked], np.asarray(tokens)[~masked])
     # Logits that are certain of the truth at masked places and of something wrong at all others: no loss at all.
     right = jax.nn.one_hot(jnp.where(masked, tokens, (tokens + 1) % 7), 7) * 50.0
-    loss, found = generator_stage.masked_loss(Spy(right), tokens, jnp.zeros((4, 3)), None, known_B, jax.random.key(0))
+    loss, found = generator_stage.masked_loss(Spy(right), tokens, jnp.zeros((4, 3)), None, given_BT, jax.random.key(0))
     assert float(loss) == float(found["cross_entropy"]) < 1e-6 and float(found["masked_accuracy"]) == 1.0
 
 
@@ -58,7 +59,7 @@ def test_smoothed_labels_and_the_z_loss_by_their_definitions():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, (4, 3, 2, 2)))
     logits = jax.random.normal(jax.random.key(1), (*tokens.shape, 7))
     spy = Spy(logits)
-    run = lambda **more: generator_stage.masked_loss(spy, tokens, jnp.zeros((4, 3)), None, jnp.zeros(4, int),
+    run = lambda **more: generator_stage.masked_loss(spy, tokens, jnp.zeros((4, 3)), None, jnp.zeros((4, 3), bool),
                                                      jax.random.key(0), **more)
     plain, _ = run()
     masked = spy.inputs == 7
@@ -70,19 +71,31 @@ def test_smoothed_labels_and_the_z_loss_by_their_definitions():
     assert float(run(z_loss=0.3)[0]) == pytest.approx(float(plain) + 0.3 * np.mean(z**2), rel=1e-5)
 
 
-def test_the_first_step_is_given_to_a_share_of_what_has_none():
-    known_B = jnp.asarray([0] * 4000 + [3] * 4000)
-    for share in (0.0, 0.4, 1.0):
-        given = np.asarray(rows.give_first(known_B, share, jax.random.key(0)))
-        assert (given[4000:] == 3).all() and set(given[:4000]) <= {0, 1}
-        assert abs(given[:4000].mean() - share) < 0.03  # four standard errors of 4000 draws
+@pytest.mark.parametrize("first, ends", [(0.0, 0.0), (0.4, 0.0), (0.3, 0.2), (0.0, 1.0)])
+def test_the_first_step_and_the_last_are_given_to_shares_of_what_has_none(first, ends):
+    known_B = jnp.asarray([0] * 4000 + [3] * 4000 + [1] * 4000)
+    given = np.asarray(rows.given_steps(known_B, 4, first, ends, jax.random.key(0)))
+    np.testing.assert_array_equal(given[4000:8000], [[True, True, True, False]] * 4000)
+    np.testing.assert_array_equal(given[8000:], [[True, False, False, False]] * 4000)
+    kinds = collections.Counter(map(tuple, given[:4000].tolist()))
+    shares = {(True, False, False, False): first, (True, False, False, True): ends}
+    assert set(kinds) <= {(False,) * 4, *shares}
+    for kind, share in shares.items():
+        assert abs(kinds[kind] / 4000 - share) < 0.03  # four standard errors of 4000 draws
+
+
+def test_clips_too_short_for_it_have_no_last_step_given():
+    nothing = jnp.zeros(1000, int)
+    assert not np.asarray(rows.given_steps(nothing, 1, 0.5, 0.5, jax.random.key(0))).any()
+    two = np.asarray(rows.given_steps(nothing, 2, 0.5, 0.5, jax.random.key(0)))
+    assert not two[:, 1].any() and abs(two[:, 0].mean() - 0.5) < 0.07
 
 
 def test_given_tokens_are_made_noisy_and_others_are_not():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 7, (400, 3, 2, 2)))
-    known_B = jnp.asarray([2, 0] * 200)
+    given_BT = jnp.arange(3) < jnp.asarray([2, 0] * 200)[:, None]
     spy = Spy()
-    generator_stage.masked_loss(spy, tokens, None, None, known_B, jax.random.key(0),
+    generator_stage.masked_loss(spy, tokens, None, None, given_BT, jax.random.key(0),
                                 noise_B=jnp.asarray([0.6, jnp.nan] * 200))
     given = spy.inputs[::2, :2]
     assert abs(np.mean(given != tokens[::2, :2]) - 0.6 * 6 / 7) < 0.03  # one random token in seven is the true one
@@ -91,14 +104,13 @@ def test_given_tokens_are_made_noisy_and_others_are_not():
 
 
 def test_noise_levels_and_what_is_told():
-    known_B = jnp.asarray([3, 0] * 4000)
-    level = np.asarray(rows.noise_levels(known_B, 0.4, jax.random.key(0)))
+    given_B = jnp.asarray([True, False] * 4000)
+    level = np.asarray(rows.noise_levels(given_B, 0.4, jax.random.key(0)))
     assert np.isnan(level[1::2]).all() and abs(np.mean(level[::2] == 0) - 0.5) < 0.03 and level[::2].max() <= 0.4
     assert abs(level[::2][level[::2] > 0].mean() - 0.2) < 0.01
     stream = {"motion": jnp.full(8000, 5.0), "fps": jnp.full(8000, 8.0)}
     keep = jnp.asarray([[True]] * 4000 + [[False]] * 4000)
-    said = np.asarray(rows.told(("motion", "noise"), stream, jnp.asarray(level), keep, 0.25,
-                                           jax.random.key(1)))
+    said = np.asarray(rows.told(("motion", "noise"), stream, jnp.asarray(level), keep, 0.25, jax.random.key(1)))
     assert said.shape == (8000, 2) and np.isnan(said[4000:]).all()
     assert abs(np.isnan(said[:4000, 0]).mean() - 0.25) < 0.03 and np.nanmax(said[:, 0]) == 5.0
     assert rows.told((), stream, level, keep, 0.0, jax.random.key(1)) is None
@@ -110,7 +122,7 @@ def test_digits_of_a_big_codebook_share_the_loss():
     logits = jax.random.normal(jax.random.key(1), (*tokens.shape, 7))
     spy = Spy(logits)
     spy.config, spy.mask_id = types.SimpleNamespace(digits=(4, 3)), 12
-    loss, _ = generator_stage.masked_loss(spy, tokens, None, None, jnp.zeros(4, int), jax.random.key(0))
+    loss, _ = generator_stage.masked_loss(spy, tokens, None, None, jnp.zeros((4, 3), bool), jax.random.key(0))
     pair = lambda part, target: optax.softmax_cross_entropy_with_integer_labels(part, target)
     losses = pair(logits[..., :4], tokens % 4) + pair(logits[..., 4:], tokens // 4)
     np.testing.assert_allclose(loss, losses[spy.inputs == 12].mean(), rtol=1e-5)
