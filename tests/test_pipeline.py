@@ -14,7 +14,7 @@ TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32
         "generator.embed_dim": 16, "generator.heads": 2, "generator.mlp_dim": 32, "generator.layers": 1,
         "text.embed_dim": 16, "text.heads": 2, "text.head_dim": 8, "text.mlp_dim": 32, "text.layers": 1,
         "data.mixture": "sprite_tiny_80_20", "batch_size": 5, "train.steps": 2, "train.sample_every": 100,
-        "mesh.data": 1, "sampling.num_inference_steps": 2,
+        "optimizer.name": "adamw", "mesh.data": 1, "sampling.num_inference_steps": 2,
         "generator.conditions": ("motion", "fps", "noise"), "train.noise_augmentation": 0.5,
         "critic.embed_dim": 16, "critic.heads": 2, "critic.mlp_dim": 32, "critic.layers": 1,
         "tokenizer.patch": (2, 8, 4), "tokenizer.levels": (8, 5, 5, 5), "tokenizer.codebook_size": 1000}
