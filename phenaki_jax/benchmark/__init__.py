@@ -2,7 +2,8 @@
 
 Each side is a process of its own, so that its memory is its own, and is asked for one call at a time: ours
 (`python -m phenaki_jax.benchmark SUBJECT`) and, with a peer, phenaki-pytorch's (launch/peer.py), call by call in
-turn, on one and the same core with one thread each. Whatever else the machine does then slows both alike.
+turn, on one and the same core with one thread each. Whatever else the machine does then slows both alike. Of two calls of a
+kind that follow each other the second counts.
 """
 
 import contextlib
@@ -101,12 +102,10 @@ def measure(name: str, config: Any, peer: str | None, rounds: int) -> dict[str, 
         first = {key: {call: one.ask(call)["seconds"] for call in subject.calls} for key, one in sides.items()}
         calls = (*subject.calls, "product")
         times: dict[str, dict[str, list]] = {key: {call: [] for call in calls} for key in sides}
-        for index in range(rounds + 1):
-            for call in calls:
-                for key, one in sides.items():
-                    answer = one.ask(call)
-                    if index:  # the first round only warms up
-                        times[key][call].append(answer)
+        for call in calls * rounds:
+            for key, one in sides.items():
+                one.ask(call)  # steps follow steps: what a process loses while others run (caches, memory that a
+                times[key][call].append(one.ask(call))  # virtual machine's host takes back) is not its own slowness
         memory = {key: one.ask("memory") for key, one in sides.items()}
 
     figures: dict[str, Any] = {}
