@@ -2,8 +2,8 @@
 
 Each side is a process of its own, so that its memory is its own, and is asked for one call at a time: ours
 (`python -m phenaki_jax.benchmark SUBJECT`) and, with a peer, phenaki-pytorch's (launch/peer.py), call by call in
-turn, on one and the same core with one thread each. Whatever else the machine does then slows both alike. Of two calls of a
-kind that follow each other the second counts.
+turn, on one and the same core with one thread each. Whatever else the machine does then slows both alike. Of two calls
+in a row the second counts.
 """
 
 import contextlib
