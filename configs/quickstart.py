@@ -169,7 +169,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     config.sampling = ConfigDict({
         "num_inference_steps": 24,
         "guidance_scale": 1.5,
-        "temperature": 2.0,
+        "temperature": 5.0 if arg == "critic" else 2.0,
         "image_guidance_scale": 1.0,
         "guidance_schedule": "constant",
         "mask_schedule": "cosine",

@@ -90,14 +90,12 @@ def advance(state: Round, first: int | jax.Array, last: int | jax.Array, logits_
         sure_BS = jnp.where(masked_BS, logp_BS, state.sure)
         gumbel_BS = jax.vmap(lambda key: jax.random.gumbel(key, sure_BS.shape[1:]))(keys_2B[:, 1])
         noise_BS = scales.temperature * (1 - (index + 1) / steps) * gumbel_BS
-        if options.order == "critic":  # it may take back any token that it doubts
-            stay_BS = lowest(jnp.where(free_BS, noise_BS - fake_of(filled_BS), jnp.inf), counts_N[index])
-            return Round(jnp.where(stay_BS, mask_id, filled_BS), sure_BS, filled_BS)
-        first_BS = {"confidence": sure_BS + noise_BS, "random": gumbel_BS,
+        score_BS = noise_BS - fake_of(filled_BS) if options.order == "critic" else sure_BS + noise_BS
+        first_BS = {"confidence": score_BS, "critic": score_BS, "random": gumbel_BS,
                     "halton": None if ranks_S is None else jnp.broadcast_to(-ranks_S, sure_BS.shape)}[options.order]
         stay_BS = lowest(jnp.where(masked_BS, first_BS, jnp.inf), counts_N[index] - again_N[index])
         if options.remask:
-            stay_BS |= lowest(jnp.where(free_BS & ~masked_BS, sure_BS + noise_BS, jnp.inf), again_N[index])
+            stay_BS |= lowest(jnp.where(free_BS & ~masked_BS, score_BS, jnp.inf), again_N[index])
         return Round(jnp.where(stay_BS, mask_id, filled_BS), sure_BS, filled_BS)
 
     return jax.lax.fori_loop(first, last, round_, state)

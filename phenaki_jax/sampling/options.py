@@ -30,9 +30,10 @@ class Sampling:
       mask_schedule: how many tokens are still masked after each pass, see `schedules.masked_counts`.
       order: which are kept first: the most confident ('confidence'), an even spread over the grid fixed in advance
         ('halton', arXiv 2503.17076), any ('random'), or those that a token critic takes for the data's ('critic',
-        arXiv 2209.04439, for a critic's run; it may take back what was decided).
-      remask: share of the tokens decided so far, the least confident of them, that each pass makes anew; 0 for none
-        (remasking, ReMDM, arXiv 2503.00307, by confidence). As many tokens are masked as without.
+        after arXiv 2209.04439, for a critic's run).
+      remask: share of the tokens decided so far, the least confident of them or those that a critic doubts most, that
+        each pass makes anew; 0 for none (remasking, ReMDM, arXiv 2503.00307, by confidence). As many tokens are masked
+        as without.
       noise_augmentation: share of the given tokens that the model sees as random ones, for models with the condition
         'noise': what follows keeps less to their details, and their errors. In what comes out they are as given.
     """
@@ -58,8 +59,6 @@ class Sampling:
                             ("order", ORDERS)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown; it is one of {', '.join(known)}")
-        if self.order == "critic" and self.remask:
-            raise UserError(f"remask={self.remask} is for other orders; a critic takes tokens back as it is")
 
     @property
     def guided(self) -> bool:

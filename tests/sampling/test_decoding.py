@@ -126,14 +126,14 @@ def watched(options, tokens_BS, free_BS, logits=lambda tokens: jnp.zeros((*token
     return np.asarray(out), np.stack(seen)
 
 
-@pytest.mark.parametrize("order", [order for order in ORDERS if order != "critic"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("schedule", MASK_SCHEDULES)
 def test_each_round_leaves_as_many_masks_as_the_schedule_says(schedule, order):
     """And what is decided, or given, stays."""
     given = jnp.full((2, 36), 7).at[1].set(3)
     free = jnp.broadcast_to(jnp.arange(36) >= 6, (2, 36))
     options = Sampling(6, 0.0, 1.0, mask_schedule=schedule, order=order)
-    out, seen = watched(options, given, free, ranks_S=jnp.asarray(halton_ranks((6, 2, 3))))
+    out, seen = watched(options, given, free, ranks_S=jnp.asarray(halton_ranks((6, 2, 3))), fake_of=jnp.float32)
     masked = seen == MASK
     np.testing.assert_array_equal(masked.sum(2), np.repeat([[30], *masked_counts(6, 30, schedule)[:-1, None]], 2, 1))
     assert out.max() < V and np.all(np.diff(masked.astype(int), axis=0) <= 0)
@@ -175,26 +175,26 @@ def test_remasking_keeps_the_counts_and_makes_the_least_sure_anew():
         assert set(remade) == set(decided) & set(np.flatnonzero(masked[round_ + 1]))
 
 
-def test_a_critic_takes_back_what_it_doubts_most_decided_or_not():
+@pytest.mark.parametrize("remask", [0.0, 0.4])
+def test_a_critic_keeps_what_it_doubts_least_and_remasks_what_it_doubts_most(remask):
     """Against its rule played by hand, with doubts that depend on all tokens; what is given is not its to take back."""
-    doubts = np.random.default_rng(0).normal(size=(40, V))
-    free = jnp.arange(40)[None] >= 8
-    seen_by_critic = []
+    doubts, counts = np.random.default_rng(0).normal(size=(40, V)), masked_counts(6, 32)
+    free, filled_grids = jnp.arange(40)[None] >= 8, []
 
     def fake_of(tokens):
-        jax.debug.callback(lambda tokens: seen_by_critic.append(np.asarray(tokens)), tokens, ordered=True)
+        jax.debug.callback(lambda tokens: filled_grids.append(np.asarray(tokens)), tokens, ordered=True)
         return jnp.asarray(doubts)[jnp.arange(40), (tokens + tokens.sum()) % V]
 
-    out, seen = watched(Sampling(6, 0.0, 0.0, order="critic"), jnp.full((1, 40), 5), free, fake_of=fake_of)
+    options = Sampling(6, 0.0, 0.0, order="critic", remask=remask)
+    out, seen = watched(options, jnp.full((1, 40), 5), free, fake_of=fake_of)
     assert out.max() < V and (out[0, :8] == 5).all()
-    for count, filled, later in zip(masked_counts(6, 32), seen_by_critic, [*seen[1:], out]):
-        doubt = np.where(free[0], doubts[np.arange(40), (filled[0] + filled.sum()) % V], -np.inf)
-        assert set(np.flatnonzero(later[0] == MASK)) == set(np.argsort(-doubt)[:count])
-    np.testing.assert_array_equal(out, seen_by_critic[-1])
-    again = [set(np.flatnonzero(a[0] != MASK)) - set(np.flatnonzero(b[0] != MASK)) for a, b in zip(seen, seen[1:])]
-    assert any(again)  # tokens once decided were masked again
-    with pytest.raises(UserError, match="remask=0.5"):
-        Sampling(order="critic", remask=0.5)
+    for count, again, before, filled, later in zip(counts, remasked_counts(counts, 32, remask), seen, filled_grids,
+                                                   [*seen[1:], out]):
+        doubt, masked = doubts[np.arange(40), (filled[0] + filled.sum()) % V], before[0] == MASK
+        doubted = lambda among, number: set(np.argsort(np.where(among, -doubt, np.inf))[:number])
+        expected = doubted(masked, count - again) | doubted(~masked & np.asarray(free[0]), again)
+        assert set(np.flatnonzero(later[0] == MASK)) == expected
+    np.testing.assert_array_equal(out, filled_grids[-1])
 
 
 def test_digits_are_drawn_each_from_their_own_softmax():
