@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 prepare_environment train metrics text test
 cd "$root"
-exec "$venv/bin/python" -m pytest -q -rs -n 2 --dist loadgroup "$@"
+exec "$venv/bin/python" -m pytest -q -rs -n 2 "$@"

@@ -4,8 +4,6 @@ import os
 import pathlib
 import sys
 
-import pytest
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Before jax is imported anywhere: these are read once.
@@ -22,13 +20,3 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 # Programs that tests start (`python -m phenaki_jax …`) find the checkout as well.
 os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-
-# Files whose tests share trained runs: with `--dist loadgroup` one worker does all of a file's, and trains them once.
-TOGETHER = ("test_pipeline", "test_precompute")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
