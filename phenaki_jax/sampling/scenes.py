@@ -1,11 +1,10 @@
 """Scenes as people write them, checked before anything is made, and the names under which what was made is kept."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from phenaki_jax.digest import digest
 from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.input.schema import KNOWN_FRAMES
 from phenaki_jax.sampling.options import Sampling, chosen
@@ -165,6 +164,6 @@ def scene_names(scenes: Sequence[Sequence[SceneOptions]], seeds: Sequence[int], 
                  "told": [str(getattr(scene[0], name)) for name in TOLD],
                  "sampling": {name: value if isinstance(value, str) else float(value)
                               for name, value in dataclasses.asdict(scene[0].sampling).items()}}
-        before = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+        before = digest(whole)
         names.append(f"scene_{index + 1:03}_{before[:16]}")
     return names

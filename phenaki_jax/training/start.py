@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from phenaki_jax.config import read_run_config
+from phenaki_jax.digest import tree_digest
 from phenaki_jax.errors import UserError
 from phenaki_jax.models.tree import ARRAYS
 from phenaki_jax.training.checkpoints import load_run
@@ -36,7 +37,7 @@ def starting_arrays(config, frozen: Tree) -> tuple[str, Tree] | None:
                         f"{config.stage}'s weights")
     run = load_run(folder)
     theirs, ours = (tree.get("tokenizer", tree) for tree in (run.frozen, frozen))
-    if not _equal(theirs, ours):
+    if tree_digest(theirs) != tree_digest(ours):
         raise UserError(f"train.init_from={folder!r} is a run over another tokenizer, whose tokens mean something "
                         f"else; give a {config.stage} over the same one")
     return folder, dict(zip(ARRAYS, (run.params, run.variables)))
@@ -73,8 +74,3 @@ def begin_with(state: TrainState, arrays: Tree, where: str) -> tuple[TrainState,
     state = dataclasses.replace(state, params=params, ema=put("params")(state.ema),
                                 variables=put("variables")(state.variables))
     return state, own
-
-
-def _equal(a: Tree, b: Tree) -> bool:
-    same = jax.tree.structure(a) == jax.tree.structure(b)
-    return same and all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
