@@ -105,7 +105,7 @@ class PhenakiPipeline(Tasks):
         """A clip for each prompt as it comes about: a preview after every `every` passes, at last what a call gives.
 
         Args:
-          num_frames: as in a call, a training clip's at most.
+          num_frames: 1, or a training clip's (default).
         """
         prompts = self.read.listed(prompt)
         sizes, num_frames = self.tokenizer.config, self.config.tokenizer.frames if num_frames is None else num_frames
@@ -141,6 +141,8 @@ class PhenakiPipeline(Tasks):
           parts: scenes by names that stand for all that their frames depend on, see `story.tell`: a dict, or
             `story_files.Parts` of a folder.
         """
+        if self.config.text.encoder == "none":
+            raise UserError("a story is told by its prompts; this model was trained without text (text.encoder='none')")
         asked = together([read_scenes(story, self.config, options) for story in stories])
         keys = self._keys(seed, len(stories))
         windows, scenes = [], []

@@ -52,7 +52,11 @@ class PromptReader:
         if embeds is None:
             if mask is not None:
                 raise UserError("prompt_attention_mask goes with prompt_embeds; leave it out")
-            return [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+            if prompt is None or isinstance(prompt, str):
+                return [prompt]
+            if not isinstance(prompt, Sequence) or not prompt:
+                raise UserError(f"prompt={prompt!r} has to be a text, or a list of at least one")
+            return list(prompt)
         if prompt is not None:
             raise UserError("prompt and prompt_embeds are both given; one of them is enough")
         text = self.config.text
@@ -76,7 +80,7 @@ class PromptReader:
                                 "(text.encoder='none'); leave it out")
             return
         texts = [prompt for prompt in prompts if not isinstance(prompt, Embedded)]
-        if not prompts or not all(isinstance(text, str) and text.strip() for text in texts):
+        if not all(isinstance(text, str) and text.strip() for text in texts):
             raise UserError("prompt is empty; say what the video shows")
         texts += negative or ()
         if not texts:

@@ -251,6 +251,11 @@ def evaluate(pipe: Any, config: Any, sizes: Sizes = Sizes(), suites: Sequence[st
     from phenaki_jax.evaluation import control, critic, editing, long_stories, protocols
     rng = [np.random.default_rng([seed, 1, part]) for part in range(5)]
     frames = _size(config)["frames"]
+    sampler = {name: value for name, value in sampler.items() if value is not None}
+    if "control" in suites:  # before minutes are spent on other suites
+        control.check_untold(sampler)
+    if "critic" in suites:
+        critic.check_critic(pipe)
     measurements = {}
     if "tokenizer" in suites:
         print(f"  tokenizer: {sizes.clips} held-out clips", flush=True)

@@ -114,8 +114,9 @@ class Parts:
         """
         path = self.folder / DRAWS
         try:
-            known = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-        except (TypeError, ValueError) as error:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            known = {number: {name: one[name] for name in ("asked", "draw")} for number, one in known.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete it, and each scene has its first draw.") from None
         result = []
         for number, scene in enumerate(scenes, 1):

@@ -209,3 +209,10 @@ def test_a_model_is_known_by_its_sizes_and_arrays():
                           ({"layers": 1}, {"a": arrays["a"].reshape(2, 3)}), ({"layers": 1}, {"c": arrays["b"]}),
                           ({"layers": 1}, {"b": np.zeros(2, np.int32)})):
         assert tree_digest(arrays | change, sizes) != same
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"1": 3}', '{"1": {"asked": {}}}', "{"])
+def test_damaged_draws_are_one_sentence(tmp_path, text):
+    (tmp_path / story_files.DRAWS).write_text(text)
+    with pytest.raises(UserError, match="cannot be read.*delete it"):
+        story_files.Parts(tmp_path).drawn(["a red circle"], 0)

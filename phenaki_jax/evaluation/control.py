@@ -1,6 +1,6 @@
 """Whether what a generator is told beside the text shows: motion in the speed seen, fps in the steps a frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,13 @@ from phenaki_jax.evaluation.attributes import judge_many
 MOTIONS = (2.0, 8.0, 14.0, 20.0, 26.0)  # per cent of the frame a second
 RATES = (8.0, 16.0, 32.0)  # frames a second
 FRAME = 32  # pixels, in which the judge's velocities are
+
+
+def check_untold(sampler: Mapping[str, Any]) -> None:
+    """Raises: UserError where the options of sampling say what the protocol varies."""
+    for name in ("motion", "fps"):
+        if name in sampler:
+            raise UserError(f"{name}={sampler[name]!r} is what this suite varies itself; leave it out")
 
 
 def control_protocol(pipe: Any, prompts: Sequence[str], seed: int, *, motions: Sequence[float] = MOTIONS,
@@ -30,9 +37,7 @@ def control_protocol(pipe: Any, prompts: Sequence[str], seed: int, *, motions: S
     """
     from scipy.stats import spearmanr
 
-    for name in ("motion", "fps"):
-        if sampler.get(name) is not None:
-            raise UserError(f"{name}={sampler[name]!r} is what this suite varies itself; leave it out")
+    check_untold(sampler)
 
     def speeds(**told) -> np.ndarray:
         """Per cent of the frame a frame; clips in which nothing is seen count as resting."""

@@ -11,6 +11,12 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.sampling.critique import fill, roc_auc
 
 
+def check_critic(pipe: Any) -> None:
+    """Raises: UserError where the pipeline has no critic."""
+    if pipe.critic is None:
+        raise UserError("--suite=critic needs the folder of a critic's run, phenaki train --config=…:critic")
+
+
 def critic_protocol(pipe: Any, clips: np.ndarray, prompts: Sequence[str], seed: int, *, batch_size: int = 32) -> dict:
     """Fills a share of each clip's tokens, uniform from 0 to 1, with the generator's draws and asks the critic.
 
@@ -21,8 +27,7 @@ def critic_protocol(pipe: Any, clips: np.ndarray, prompts: Sequence[str], seed: 
       "auc": area under the ROC curve of telling tokens that were drawn and differ from the data's; "auc_drawn": of
       telling all that were drawn; "drawn_right": share of the draws that are the data's token; "clips".
     """
-    if pipe.critic is None:
-        raise UserError("--suite=critic needs the folder of a critic's run, phenaki train --config=…:critic")
+    check_critic(pipe)
     generator, critic = pipe.generator, pipe.critic
 
     @jax.jit

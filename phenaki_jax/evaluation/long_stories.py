@@ -33,7 +33,6 @@ def long_story_protocol(pipe: Any, stories: Sequence[Sequence[Mapping]], seed: i
       bytes; "resident_ratio", last over second; "live_growth", last less second.
     """
     told = [[{"prompt": scene["prompt"], "num_frames": scene["num_frames"]} for scene in story] for story in stories]
-    sampler = {name: value for name, value in sampler.items() if value is not None}
     memory = []
     with tempfile.TemporaryDirectory() as folder:  # kept in memory, the frames would be measured with it
         files = [pathlib.Path(folder) / f"{index}.npy" for index in range(len(stories[0]))]

@@ -102,7 +102,7 @@ def make_loader(config: Any, train: bool = True) -> "Loader | Schedule":
             mixture, batch_size=config.batch_size, seed=config.seed,
             split=data.split if train else data.eval_split,
             frames=config.tokenizer.frames, height=config.tokenizer.height, width=config.tokenizer.width,
-            text_length=config.text.length, sizes=data.get("sizes", ()), told=told,
+            text_length=config.text.length, sizes=data.get("sizes", ()) if train else (), told=told,
             fps=None if "fps" in told else data.fps,
             data_dir=data.data_dir, modules=tuple(data.modules),
             host=jax.process_index(), hosts=jax.process_count(), cache=cache, field=_field(config),

@@ -82,9 +82,11 @@ def check_sizes(sizes: Sequence[tuple[int, int, int]], full: tuple[int, int, int
     """Raises: UserError where clips of the full (frames, height, width) cannot be shrunk to one of the sizes."""
     frames, height, width = full
     for size in sizes:
-        if len(size) != 3 or min(size) < 1 or size[0] > frames or height % size[1] or width % size[2]:
-            raise UserError(f"data.sizes has {size}; each has to be frames, height and width, at most "
-                            f"tokenizer.frames={frames}, and divisors of {height} x {width}.")
+        whole = isinstance(size, tuple) and len(size) == 3 and all(type(n) is int and n > 0 for n in size)
+        if not whole or size[0] > frames or height % size[1] or width % size[2]:
+            raise UserError(f"data.sizes has {size!r}; each has to be (frames, height, width), at most "
+                            f"tokenizer.frames={frames}, and divisors of {height} x {width}, as in "
+                            "(5,32,32),(11,32,32).")
 
 
 def shrink(video: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:

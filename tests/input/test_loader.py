@@ -99,7 +99,7 @@ def test_sizes_take_turns_and_rows_are_the_whole_ones_cut_and_shrunk(make):
     assert np.abs(cut["video"]["video"] - mean).max() <= 0.5 and cut["image"]["video"].shape == (4, 1, 16, 32, 3)
     np.testing.assert_array_equal(cut["video"]["known_frames"], np.minimum(whole["video"]["known_frames"], 3))
     np.testing.assert_array_equal(cut["video"]["text"], whole["video"]["text"])
-    for wrong in ((12, 32, 32), (11, 12, 32), (11, 32)):
+    for wrong in ((12, 32, 32), (11, 12, 32), (11, 32), 5, (5.0, 32, 32)):
         with pytest.raises(UserError, match="data.sizes has"):
             make(sizes=(wrong,))
 
