@@ -38,6 +38,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "height": 32,
         "width": 32,
         "patch": (2, 4, 4),
+        "first_frame": "repeated",  # images and clips have the same words for the same thing
         "embed_dim": 64,
         "heads": 2,
         "mlp_dim": 256,

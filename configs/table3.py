@@ -47,7 +47,7 @@ def get_config(arg: str = "cvivit") -> ConfigDict:
     """arg: a model of NAMES, and after a comma the scale, cpu (default) or accelerator."""
     name, scale = named("configs/table3.py", arg, NAMES, MODELS)
     config = load_config(f"{pathlib.Path(__file__).with_name('quickstart.py')}:tokenizer")
-    config.tokenizer.update(quantizer="vq", levels=(), qk_norm=False, code_noise=0.0)
+    config.tokenizer.update(first_frame="apart", quantizer="vq", levels=(), qk_norm=False, code_noise=0.0)
     config.tokenizer.update(MODELS[scale]["cvivit" if name == "paper" else name.split("_")[0]])
     config.loss.update(l2=1.0, quantizer=1.0, image_perceptual=0.1,
                        video_perceptual=1.0 if name in VIDEO_LOSS else 0.0, frames=1, perceptual_every=4)

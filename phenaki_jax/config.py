@@ -21,8 +21,11 @@ STAGES = ("tokenizer", "generator", "critic")
 BYTES = "bytes"  # the text.vocabulary that is no file
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
              "train.accumulate", "text.length")
+_PATHS = ("tokenizer_run", "generator_run", "train.init_from", "data.data_dir", "data.token_cache", "text.path",
+          "text.vocabulary", "text.cache")
 # Fields that a config may leave out, and what they are then.
 OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.token_cache": "", "generator.conditions": (),
+            "tokenizer.first_frame": "apart",
             "train.accumulate": 1, "train.ends_given": 0.0, "train.init_from": "", "train.noise_augmentation": 0.0,
             "sampling.noise_augmentation": 0.0, "text.path": "", "text.vocabulary": "", "text.activation": "",
             "text.dtype": "float32", "text.cache": ""}
@@ -199,6 +202,7 @@ def check(config: ConfigDict) -> None:
         if name in known and not 0 <= known[name] <= 1:
             raise UserError(f"Config field {name!r} is {known[name]}; it has to be between 0 and 1.")
     _check_schedule(known.get("data.schedule") or ())
+    _check_sizes(known)
 
 
 def _check_schedule(schedule: Any) -> None:
@@ -214,6 +218,17 @@ def _check_schedule(schedule: Any) -> None:
         raise UserError(said + "each of its steps has to be larger than the one before.")
 
 
+def _check_sizes(known: Mapping[str, Any]) -> None:
+    """That clips of `data.sizes` are whole patches, and whole groups of a generator's tokens."""
+    _, *patch = known.get("tokenizer.patch") or (1, 1, 1)
+    group = (1, 1) if known["stage"] == "tokenizer" else known.get("generator.group") or (1, 1)
+    rows, columns = (p * g for p, g in zip(patch, group))
+    for size in known.get("data.sizes") or ():
+        if isinstance(size, tuple) and len(size) == 3 and (size[1] % rows or size[2] % columns):
+            raise UserError(f"Config field 'data.sizes' has {size!r}; the height has to be a multiple of {rows} and "
+                            f"the width one of {columns}, a patch times a generator's group.")
+
+
 def mixtures(config: ConfigDict) -> tuple[tuple[int, str], ...]:
     """The phases of a run's data, (number of its first batch, mixture) each, the first from 0.
 
@@ -223,14 +238,16 @@ def mixtures(config: ConfigDict) -> tuple[tuple[int, str], ...]:
 
 
 def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
-    """The config as a run keeps it: a copy that names its folders, whatever folder it is read from."""
+    """The config as a run keeps it: a copy whose files and folders are found from whatever folder it is read."""
     config = from_dict(config.to_dict())
     if not config.data.data_dir:
         config.data.data_dir = str(Path(workdir).parent / "data")
-    for name in ("path", "vocabulary"):  # a run is used from other folders than it was trained in
-        given = config.get("text", {}).get(name)
-        if given and given != BYTES:
-            config.text[name] = os.path.abspath(given)
+    for name in _PATHS:
+        group, _, field = name.rpartition(".")
+        values = config.get(group, {}) if group else config
+        given = values.get(field)
+        if given and given != BYTES and "://" not in given:
+            values[field] = os.path.abspath(given)
     return config
 
 

@@ -154,8 +154,7 @@ class PhenakiPipeline(Tasks):
                                             dataclasses.asdict(several[0].sampling) | told))
             except UserError as error:
                 raise UserError(f"scene {number}: {error}") from None
-        seeds = seed if isinstance(seed, (Sequence, np.ndarray)) else range(seed, seed + len(stories))
-        names = [""] * len(asked) if parts is None else scene_names(asked, seeds, self.fingerprint)
+        names = [""] * len(asked) if parts is None else scene_names(asked, _seeds(seed, len(stories)), self.fingerprint)
         for index, (several, window, name) in enumerate(zip(asked, windows, names)):
             drawn = jnp.stack([jax.random.fold_in(key, index) if scene.seed is None else jax.random.key(scene.seed)
                                for scene, key in zip(several, keys)])
@@ -168,7 +167,7 @@ class PhenakiPipeline(Tasks):
         """Tells this model from every other, by a hash of its sizes and its arrays."""
         models = [model for model in (self.tokenizer, self.generator, self.critic) if model]
         sizes = [dataclasses.asdict(model.config) for model in models]
-        return tree_digest([(model.params, model.variables) for model in models], sizes, self.config.text.to_dict())
+        return tree_digest([(model.params, model.variables) for model in models], sizes, self.read.about)
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """uint8 [N, F, Y, X, 3] -> the same after encoding and decoding; any number of frames."""
@@ -188,12 +187,7 @@ class PhenakiPipeline(Tasks):
 
     def _keys(self, seed: int | Sequence[int], count: int) -> jax.Array:
         """A random key for each of `count` videos."""
-        given = isinstance(seed, (Sequence, np.ndarray))
-        for number in seed if given else [seed]:
-            check_seed(number)
-        if given and len(seed) != count:
-            raise UserError(f"seed has {len(seed)} numbers; there are {count} videos")
-        return jnp.stack([jax.random.key(number) for number in (seed if given else range(seed, seed + count))])
+        return jnp.stack([jax.random.key(number) for number in _seeds(seed, count)])
 
     def _window(self, prompts: Sequence[Prompt], negative: list[str] | None, preset: str | None,
                 sampling: Mapping[str, Any], every: int | None = None) -> Callable:
@@ -253,6 +247,18 @@ class PhenakiPipeline(Tasks):
                 raise UserError(f"{name}={value!r} must be a number of at least {least}{more}")
             told[name] = float(number)
         return told
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> Sequence[int]:
+    """A seed for each of `count` videos: those that are given, or counted up from the one. Raises: UserError."""
+    if not isinstance(seed, (Sequence, np.ndarray)):
+        check_seed(seed)
+        seed = range(seed, seed + count)
+    if len(seed) != count:
+        raise UserError(f"seed has {len(seed)} numbers; there are {count} videos")
+    for number in seed:
+        check_seed(number)
+    return seed
 
 
 def _joined(parts: Iterable[Told | PipelineResult]) -> PipelineResult:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.input.encoder import is_pretrained, open_encoder, vocabulary_of
+from phenaki_jax.input.encoder import Encoder, about_text, is_pretrained, open_encoder, vocabulary_of
 from phenaki_jax.input.text import encode_batch
 from phenaki_jax.models.t5 import T5Encoder
 
@@ -34,11 +34,17 @@ class PromptReader:
         return vocabulary_of(self.config)
 
     @functools.cached_property
+    def _opened(self) -> Encoder | None:
+        return open_encoder(self.config) if is_pretrained(self.config) else None
+
+    @functools.cached_property
     def _encoder(self) -> T5Encoder | None:
-        if not is_pretrained(self.config):
-            return None
-        encoder = open_encoder(self.config)
-        return encoder.pure.bind(jax.device_put(encoder.params), {})
+        return self._opened and self._opened.pure.bind(jax.device_put(self._opened.params), {})
+
+    @property
+    def about(self) -> dict:
+        """What embeddings of a text depend on; of a pretrained encoder also its arrays, by their hash."""
+        return self.config.text.to_dict() if self._opened is None else about_text(self.config, self._opened)
 
     def listed(self, prompt: str | Sequence[str] | None, embeds=None, mask=None) -> list[Prompt]:
         """One prompt a video, of what a call was given.

@@ -79,6 +79,8 @@ class Parts:
     Attributes: found: how many have been read from the folder.
     """
 
+    _draws: dict | None = None  # for DRAWS, as soon as they are known to be possible
+
     def __init__(self, folder: Path):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--parts={str(folder)!r} is a file; it has to be a folder, or the name of a new one.")
@@ -106,11 +108,12 @@ class Parts:
     def drawn(self, scenes: list, seed: int, redo: Sequence[int] = ()) -> list[dict]:
         """Scenes with the seeds of the draws that were asked for anew, by this call or one before.
 
-        The folder remembers them as long as the scene and the story's seed are what they were.
+        The folder remembers them, from `keep_draws` on, as long as the scene and the story's seed are what they were.
 
         Args:
           scenes: as `read_story` gives them. redo: numbers, from 1, of those of which another draw is wanted; its seed
-            is one more than that of the draw before.
+            is the story's and the scene's number together, and after that one as much larger as there are scenes, so
+            that no two scenes come to share one.
         """
         path = self.folder / DRAWS
         try:
@@ -124,13 +127,17 @@ class Parts:
             asked, last = {"scene": scene, "seed": seed}, known.get(str(number), {})
             draw = last["draw"] if last.get("asked") == asked else scene.get("seed")
             if number in redo:
-                draw = 1 + (seed if draw is None else draw)
+                draw = seed + number if draw is None else draw + len(scenes)
                 known[str(number)] = {"asked": asked, "draw": draw}
                 print(f"scene {number} is drawn anew, with seed {draw}")
             result.append(scene | {"seed": draw})
-        if redo:
-            media.write_text(path, json.dumps(known, indent=1) + "\n")
+        self._draws = known if redo else None
         return result
+
+    def keep_draws(self) -> None:
+        """Writes down what `drawn` was asked for anew."""
+        if self._draws is not None:
+            media.write_text(self.folder / DRAWS, json.dumps(self._draws, indent=1) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------- the video
@@ -143,7 +150,9 @@ def write_story(pipe: Any, scenes: list, output: Path, *, file_fps: float, scale
       pipe: has `tell([scenes], parts=..., **options)`, an iterator of scenes with uint8 `frames` [1, F, Y, X, 3].
       file_fps: frames a second of the file; an option `fps` is what the model is told.
     """
-    told = pipe.tell([scenes], parts=parts, **options)
+    told = pipe.tell([scenes], parts=parts, **options)  # which says what is wrong with them
+    if parts is not None:
+        parts.keep_draws()
     with media.open_video(output, file_fps, scale) as append:
         begin, found = time.monotonic(), 0
         for number, scene in enumerate(told, 1):

@@ -62,6 +62,8 @@ class Tasks:
           num_frames: 1 + patch[0] * k with k of at least 2, a training clip's at most, which is the default.
         """
         ends = [np.asarray(x) for x in (image, last_image)]
+        if prompt is None:  # as many as there are pictures
+            prompt = [None] * max(len(x) if x.ndim == 4 else 1 for x in ends)
         (prompts, first), (_, last) = (self._begin(prompt, name, x[:, None] if x.ndim == 4 else x, 3)
                                        for name, x in zip(("image", "last_image"), ends))
         sizes, count = self.tokenizer.config, self.config.tokenizer.frames if num_frames is None else num_frames
@@ -104,6 +106,8 @@ class Tasks:
         if fps < 1 + between:
             raise UserError(f"fps={fps:g} leaves less than a key frame a second with between={between}; give more fps")
         prompts = self.read.listed(prompt)
+        if prompt is None and image is not None and np.ndim(image) == 4:
+            prompts *= len(image)
         options = dict(seed=seed, preset=preset, **sampling)
         slow = options | {"fps": fps / (1 + between)}
         made = self(prompts, **slow) if image is None else self.animate(prompts, image, **slow)

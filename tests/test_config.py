@@ -112,6 +112,27 @@ def test_json_there_and_back(tmp_path):
     assert configs.load_config(tmp_path / "run", {"seed": 5}).seed == 5
 
 
+def test_a_run_names_its_files_from_wherever_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"tokenizer_run": "runs/t", "data.data_dir": "gs://bucket/data", "text.cache": "/c", "text.path": "t5",
+             "text.vocabulary": "bytes", "train.init_from": "../g"}
+    config = configs.resolve(configs.load_config("configs/paper.py:generator", given), "runs/g")
+    found = {name: configs.get_field(config, name) for name in given}
+    assert found == {"tokenizer_run": f"{tmp_path}/runs/t", "data.data_dir": "gs://bucket/data", "text.cache": "/c",
+                     "text.path": str(tmp_path / "t5"), "text.vocabulary": "bytes",
+                     "train.init_from": str(tmp_path.parent / "g")}
+
+
+@pytest.mark.parametrize("stage, sizes, words", [
+    ("tokenizer", "(11,4,32),", "multiple of 8 and the width one of 8"),
+    ("tokenizer", "(11,32,32),(5,32,4)", "5, 32, 4"),
+    ("generator", "(11,32,4),", "a patch times a generator's group")])
+def test_sizes_of_clips_are_whole_patches(stage, sizes, words):
+    source = f"configs/paper.py:{stage}"
+    with pytest.raises(UserError, match=words):
+        configs.load_config(source, configs.parse_overrides(source, {"data.sizes": sizes}))
+
+
 def test_a_relative_path_is_found_here_first_then_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert configs.load_config(PAPER).tokenizer.codebook_size == 8192

@@ -292,6 +292,9 @@ def test_a_model_without_text(folder, tmp_path, monkeypatch, capsys):
     assert both.frames.shape == (2, 3, 32, 32, 3) and np.any(both.tokens[0] != both.tokens[1])
     longer = pipe.extend(None, both.frames, num_frames=2)
     np.testing.assert_array_equal(longer.frames[:, :3], both.frames)
+    pictures = both.frames[:, 0]
+    between = pipe.interpolate(None, pictures, pictures[::-1], num_frames=5)
+    np.testing.assert_array_equal(between.frames[:, 0], pictures)
     for call in (lambda: pipe("a cat"), lambda: pipe(negative_prompt="a cat"),
                  lambda: pipe.extend("a cat", both.frames[0], num_frames=2)):
         with pytest.raises(UserError, match="was trained without text"):

@@ -154,17 +154,30 @@ def test_a_scene_is_drawn_anew_and_stays_so(tmp_path, generate, capsys):
     capsys.readouterr()
     _, second = generate(STORY, parts, "--redo=2")
     said = capsys.readouterr().out
-    assert "scene 2 is drawn anew, with seed 1\n" in said and said.count("made in") == 1
+    assert "scene 2 is drawn anew, with seed 2\n" in said and said.count("made in") == 1
     np.testing.assert_array_equal(second[:11], first[:11])
     assert np.any(second[11:17] != first[11:17])
     np.testing.assert_array_equal(second[17:], first[17:])
     _, kept = generate(STORY, parts)
     np.testing.assert_array_equal(kept, second)
     _, third = generate(STORY, parts, "--redo=2")
-    assert "with seed 2\n" in capsys.readouterr().out and np.any(third[11:17] != second[11:17])
-    _, written = generate([scene | ({"seed": 1} if i == 1 else {}) for i, scene in enumerate(STORY)], parts)
+    assert "with seed 7\n" in capsys.readouterr().out and np.any(third[11:17] != second[11:17])
+    _, written = generate([scene | ({"seed": 2} if i == 1 else {}) for i, scene in enumerate(STORY)], parts)
     np.testing.assert_array_equal(written, second)
     assert made(capsys) == []
+
+
+def test_scenes_drawn_anew_together_share_no_seed_and_wrong_ones_leave_nothing(tmp_path, generate):
+    parts = story_files.Parts(tmp_path)
+    draws = []
+    for _ in range(4):
+        draws += [scene["seed"] for scene in parts.drawn(["a"] * 5, 7, redo=(2, 3, 5)) if scene["seed"] is not None]
+        assert not (tmp_path / story_files.DRAWS).exists() or len(draws) > 3
+        parts.keep_draws()
+    assert len(set(draws)) == 12
+    folder = tmp_path / "parts"
+    assert generate(["a", "b" * 500], f"--parts={folder}", "--redo=1") == (2, None)
+    assert not (folder / story_files.DRAWS).exists()
 
 
 def test_what_is_damaged_is_named(tmp_path, generate, capsys):

@@ -52,6 +52,7 @@ class Side:
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+        self._errors.close()
 
     def ask(self, what: str) -> dict[str, Any]:
         """A call or 'product': {"seconds", "cpu_seconds"}; 'memory': bytes by name."""

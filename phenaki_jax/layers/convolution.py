@@ -32,10 +32,13 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class CausalConv(nnx.Module):
-    """A 3 x 3 convolution of each frame and the `frames` - 1 before it; zeros stand before the first and outside."""
+    """A 3 x 3 convolution of each frame and the `frames` - 1 before it.
 
-    def __init__(self, frames: int, inputs: int, outputs: int, *, rngs: nnx.Rngs):
-        self.frames = frames
+    Zeros stand outside, and before the first frame too, or with `repeat` that frame itself.
+    """
+
+    def __init__(self, frames: int, inputs: int, outputs: int, *, repeat: bool = False, rngs: nnx.Rngs):
+        self.frames, self.repeat = frames, repeat
         self.kernel = kernel(rngs, (9 * frames * inputs, outputs), ("embed", "mlp"))  # a matrix, for Muon's sake
 
     def __call__(self, x_BFYXC: jax.Array, past: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -45,7 +48,8 @@ class CausalConv(nnx.Module):
         """
         B, F, Y, X, C = x_BFYXC.shape
         if past is None:
-            past = jnp.zeros((B, self.frames - 1, Y, X, C), x_BFYXC.dtype)
+            first = x_BFYXC[:, :1] if self.repeat else jnp.zeros((B, 1, Y, X, C), x_BFYXC.dtype)
+            past = jnp.repeat(first, self.frames - 1, axis=1)
         x = jnp.concatenate([past, x_BFYXC], axis=1)
         return convolve(x, self.kernel[...].astype(x.dtype).reshape(3, 3, self.frames, C, -1)), x[:, F:]
 
@@ -53,12 +57,13 @@ class CausalConv(nnx.Module):
 class ResidualBlocks(nnx.Module):
     """`count` times x + conv(silu(norm(conv(silu(norm x))))).
 
-    Norms are of each place alone, so nothing is learned of later frames.
+    Norms are of each place alone, so nothing is learned of later frames. `repeat`: as of `CausalConv`.
     """
 
-    def __init__(self, count: int, frames: int, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, count: int, frames: int, channels: int, *, repeat: bool = False, rngs: nnx.Rngs):
         self.norms = nnx.List([RMSNorm(channels) for _ in range(2 * count)])
-        self.convs = nnx.List([CausalConv(frames, channels, channels, rngs=rngs) for _ in range(2 * count)])
+        self.convs = nnx.List([CausalConv(frames, channels, channels, repeat=repeat, rngs=rngs)
+                               for _ in range(2 * count)])
 
     def __call__(self, x_BFYXC: jax.Array,
                  past: tuple[jax.Array, ...] | None = None) -> tuple[jax.Array, tuple[jax.Array, ...]]:

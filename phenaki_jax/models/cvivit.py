@@ -24,7 +24,10 @@ class CViViTConfig:
     """Sizes of a tokenizer.
 
     frames, height, width: of the clips it is trained on; frames = 1 + patch[0] * k.
-    patch: frames, rows and columns of a token; the first frame has patches of one frame.
+    patch: frames, rows and columns of a token; the first frame is a latent step by itself.
+    first_frame: 'apart' (the paper) embeds the first frame by a matrix of its own, 'repeated' as the others with itself
+      before it (MAGVIT-v2's padding, arXiv 2310.05737, section 3.1): a video that stands still then has the tokens of
+      its first frame at every step, and what a generator learns of images is said in the words of videos.
     quantizer: 'vq' with a learned codebook, or a grid: 'fsq', 'lfq', 'bsq'. See their classes in models/quantizers.py.
     codebook_size: V; of `fsq` the product of its `levels`, of `lfq` and `bsq` a power of two. code_dim: of `vq`.
     commitment: weight of E|z - code|^2, of all but `fsq`; `bsq` can do with 0.
@@ -52,6 +55,7 @@ class CViViTConfig:
     height: int = 128
     width: int = 128
     patch: tuple[int, int, int] = (2, 8, 8)
+    first_frame: str = "apart"
     embed_dim: int = 512
     heads: int = 8
     mlp_dim: int = 2048
@@ -102,7 +106,7 @@ class CViViTConfig:
                             f"tokenizer.patch={self.patch}; at most {_halvings(self.patch)} fit")
         if not 0 <= self.code_noise <= 1:
             raise UserError(f"tokenizer.code_noise={self.code_noise} must be a share from 0 to 1")
-        for name, known in (("dtype", ("float32", "bfloat16")),
+        for name, known in (("dtype", ("float32", "bfloat16")), ("first_frame", ("apart", "repeated")),
                             ("matmul_precision", ("default", "bfloat16", "float32"))):
             if getattr(self, name) not in known:
                 raise UserError(f"tokenizer.{name}={getattr(self, name)!r} is unknown; it is one of {', '.join(known)}")
@@ -247,12 +251,13 @@ class CViViT(nnx.Module):
         self.cut = (config.patch[0], 2, 2) if config.stem else config.patch  # what a token is of pixels, or of cells
         first = self.cut[1] * self.cut[2] * (config.stem[-1] if config.stem else 3)
         rest, D = self.cut[0] * first, config.embed_dim
-        self.embed_first = None if config.per_frame else kernel(rngs, (first, D), (None, "embed"))
+        apart = config.first_frame == "apart" and not config.per_frame
+        self.embed_first = kernel(rngs, (first, D), (None, "embed")) if apart else None
         self.embed_rest = kernel(rngs, (rest, D), (None, "embed"))
         self.encoder = FactorisedTransformer(config, time_first=False, rngs=rngs)
         self.quantizer = make_quantizer(config, rngs=rngs)
         self.decoder = FactorisedTransformer(config, time_first=True, rngs=rngs)
-        self.pixels_first = None if config.per_frame else kernel(rngs, (D, first), ("embed", None))
+        self.pixels_first = kernel(rngs, (D, first), ("embed", None)) if apart else None
         self.pixels_rest = kernel(rngs, (D, rest), ("embed", None))
         self.head = Head(config, rngs=rngs) if config.stem else None
 
@@ -276,10 +281,12 @@ class CViViT(nnx.Module):
         x, present = video_BFYXC.astype(self.config.dtype), ()
         if self.stem is not None:
             x, present = self.stem(x, past)
-        apart = int(start and self.embed_first is not None)  # frames that are embedded apart
-        parts = [project(to_patches(x[:, :1], (1, *self.cut[1:])), self.embed_first)] if apart else []
-        if x.shape[1] > apart:
-            parts.append(project(to_patches(x[:, apart:], self.cut), self.embed_rest))
+        if not start or self.embed_first is None:
+            before = [x[:, :1]] * (self.cut[0] - 1 if start else 0)
+            return project(to_patches(jnp.concatenate([*before, x], axis=1), self.cut), self.embed_rest), present
+        parts = [project(to_patches(x[:, :1], (1, *self.cut[1:])), self.embed_first)]
+        if x.shape[1] > 1:
+            parts.append(project(to_patches(x[:, 1:], self.cut), self.embed_rest))
         return jnp.concatenate(parts, axis=1), present
 
     def _frames(self, x_BTHWD: jax.Array, start: bool, past: tuple | None = None) -> tuple[jax.Array, tuple]:
@@ -288,11 +295,13 @@ class CViViT(nnx.Module):
         start: step 0 is the video's first frame.
         """
         x = x_BTHWD if self.head is not None else x_BTHWD.astype(jnp.float32)
-        apart = int(start and self.pixels_first is not None)
-        parts = [from_patches(project(x[:, :1], self.pixels_first), (1, *self.cut[1:]))] if apart else []
-        if x.shape[1] > apart:
-            parts.append(from_patches(project(x[:, apart:], self.pixels_rest), self.cut))
-        x = jnp.concatenate(parts, axis=1)
+        if not start or self.pixels_first is None:
+            x = from_patches(project(x, self.pixels_rest), self.cut)[:, self.cut[0] - 1 if start else 0:]
+        else:
+            parts = [from_patches(project(x[:, :1], self.pixels_first), (1, *self.cut[1:]))]
+            if x.shape[1] > 1:
+                parts.append(from_patches(project(x[:, 1:], self.pixels_rest), self.cut))
+            x = jnp.concatenate(parts, axis=1)
         return (x, ()) if self.head is None else self.head(x, past)
 
     def latent_frames(self, frames: int) -> int:

@@ -80,4 +80,6 @@ class Head(nnx.Module):
 
 
 def _levels(config, channels: tuple[int, ...], rngs: nnx.Rngs) -> nnx.List:
-    return nnx.List([ResidualBlocks(config.stem_blocks, config.stem_frames, count, rngs=rngs) for count in channels])
+    repeat = config.first_frame == "repeated"
+    return nnx.List([ResidualBlocks(config.stem_blocks, config.stem_frames, count, repeat=repeat, rngs=rngs)
+                     for count in channels])

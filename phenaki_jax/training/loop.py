@@ -32,6 +32,9 @@ from phenaki_jax.training.state import abstract_state, create_state, make_step, 
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
                "data.data_dir", "data.token_cache", "text.cache", "sampling.", "train.init_from")
 
+# Of a generator's run, what a critic over it may have otherwise: how it is computed, and where its encoder lies.
+FREE_GENERATOR_FIELDS = ("dtype", "remat", "unroll", "dropout", "path", "cache")
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -228,7 +231,7 @@ def _check_folder(config, workdir: Path, steps_saved: list[int]) -> None:
         return
     if not steps_saved:
         return  # begun and never saved: nothing is lost by another config
-    old = configs.read_run_config(workdir)
+    old = configs.resolve(configs.read_run_config(workdir), workdir)
     free = FREE_FIELDS
     for name in ("tokenizer_run", "generator_run"):
         if old.get(name) and not Path(old[name]).exists():
@@ -258,8 +261,8 @@ def frozen_arrays(config, workdir: Path, steps_saved: list[int]) -> dict:
         run = _trained(config, "tokenizer_run", "tokenizer")
         return {"params": run.params, "variables": run.variables}
     run = _trained(config, "generator_run", "generator")
-    for group in ("generator", "text"):  # what sizes its arrays
-        difference = configs.differing_field(run.config[group], config[group], free=("cache",))
+    for group in ("generator", "text"):  # what sizes its arrays and gives them their meaning
+        difference = configs.differing_field(run.config[group], config[group], FREE_GENERATOR_FIELDS)
         if difference:
             name, theirs, ours = difference
             raise UserError(f"{group}.{name} is {ours!r} in this config, but {theirs!r} in the generator's run "

@@ -16,8 +16,9 @@ from phenaki_jax.bound import Tokenizer
 
 SIZES = dict(frames=5, height=8, width=12, patch=(2, 4, 4), embed_dim=16, heads=2, mlp_dim=32, spatial_layers=2,
              temporal_layers=2, quantizer="fsq", codebook_size=240, levels=(8, 6, 5))
-PRESETS = {"paper": {}, "interleaved": dict(blocks="interleaved", rotary=True, qk_norm=True), "window": dict(window=2),
-           "convolutions": dict(stem=(6, 8), blocks="interleaved", qk_norm=True),
+PRESETS = {"paper": {}, "interleaved": dict(blocks="interleaved", rotary=True, qk_norm=True),
+           "window": dict(window=2, first_frame="repeated"),
+           "convolutions": dict(stem=(6, 8), blocks="interleaved", qk_norm=True, first_frame="repeated"),
            "frames": dict(patch=(1, 4, 4), temporal_layers=0, stem=(6,), stem_frames=1)}
 
 

@@ -18,7 +18,7 @@ SIZES = dict(frames=11, height=16, width=24, patch=(2, 8, 8), embed_dim=16, head
 QUANTIZERS = {"fsq": {}, "vq": {}, "lfq": {"codebook_size": 256}, "bsq": {"codebook_size": 256},
               "vq, learned, rotation": {"codebook_update": "gradient", "gradient": "rotation"},
               "bsq, rotation": {"codebook_size": 256, "gradient": "rotation"}}
-MODERN = dict(blocks="interleaved", temporal_layers=1, rotary=True, qk_norm=True, stem=(8,))
+MODERN = dict(first_frame="repeated", blocks="interleaved", temporal_layers=1, rotary=True, qk_norm=True, stem=(8,))
 QUANTIZERS |= {"fsq, modern": MODERN, "vq, modern": MODERN}
 
 
@@ -69,6 +69,21 @@ def test_an_image_has_the_tokens_of_the_same_first_frame(codec, video):
     np.testing.assert_allclose(decode(whole)[:, :1], decode(alone), atol=1e-5)
 
 
+@pytest.mark.parametrize("change", [{}, {"blocks": "interleaved", "temporal_layers": 1, "stem": (8,)}])
+def test_a_still_video_has_the_tokens_of_its_image_at_every_step(video, change):
+    """Where the first frame is one of equal frames to the model too; apart, the tokens of an image are its own."""
+    still = jnp.repeat(video[:, 3:4], 11, axis=1)
+    for first_frame in ("repeated", "apart"):
+        sizes = CViViTConfig(quantizer="fsq", first_frame=first_frame, **{**SIZES, **change})
+        pure = Pure(lambda rngs: CViViT(sizes, rngs=rngs))
+        model = pure.bind(*jax.jit(pure.init)(jax.random.key(0)))
+        tokens = np.asarray(model.encode(still))
+        assert np.all(tokens == tokens[:, :1]) == (first_frame == "repeated")
+        if first_frame == "repeated" and not change:  # the image is the last frame of a patch
+            frames = np.asarray(model.decode(jnp.asarray(tokens)))
+            np.testing.assert_allclose(frames[:, 2::2], np.repeat(frames[:, :1], 5, 1), atol=1e-5)
+
+
 def test_a_longer_clip_begins_with_the_tokens_of_a_shorter_one(codec, video):
     encode, decode, _ = codec
     longer = jnp.concatenate([video, video[:, ::-1]], axis=1)[:, :21]
@@ -110,7 +125,9 @@ def test_a_clip_that_does_not_fit_is_refused_in_one_sentence(codec, shape, words
 
 @pytest.mark.parametrize("change, words", [
     ({"height": 20}, "tokenizer.height=20"), ({"frames": 12}, "frames=12"),
-    ({"quantizer": "pq"}, "tokenizer.quantizer='pq'"), ({"quantizer": "fsq", "levels": (8, 8)}, "64 codes")])
+    ({"quantizer": "pq"}, "tokenizer.quantizer='pq'"),
+    ({"first_frame": "same"}, "tokenizer.first_frame='same' is unknown; it is one of apart, repeated"),
+    ({"quantizer": "fsq", "levels": (8, 8)}, "64 codes")])
 def test_sizes_that_do_not_fit_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         sizes = CViViTConfig(**{**SIZES, "quantizer": "fsq", **change})
