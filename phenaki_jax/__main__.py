@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         to.add_argument("--remask", type=float, help="share of decided tokens that each pass makes anew")
         to.add_argument("--noise_augmentation", type=float, help="share of given tokens that the model sees as random")
         to.add_argument("--motion", help="how much moves: low, medium, high, extreme, or %% of the frame a second")
-        to.add_argument("--fps", type=float, help="frame rate that the model is told, and of the file")
+        to.add_argument("--fps", type=float, help="of the file, and what a model with the condition fps is told")
 
     quickstart = verb("quickstart", "From nothing to a told story: data, both stages, story, report.")
     quickstart.add_argument("--workdir", default="runs/quickstart", metavar="DIR")

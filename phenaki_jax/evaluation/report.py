@@ -8,7 +8,8 @@ import pathlib
 import platform
 import sys
 import time
-from typing import Any, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -150,20 +151,23 @@ def peak_memory_gb() -> float:
 
 def _markdown(table: Sequence[Mapping], circumstances: Mapping, measurements: Mapping) -> str:
     verdict = {True: "met", False: "**missed**", None: ""}
-    lines = ["# Report", "", "| what | bar | measured | |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row['what']} | {row['bar']} | {row['measured']} | {verdict[row['met']]} |" for row in table]
+    lines = ["# Report", "", *markdown_table(["what", "bar", "measured", ""], [
+        [row["what"], row["bar"], row["measured"], verdict[row["met"]]] for row in table])]
     for name, part in measurements.items():
         rows = _figures(part)
         if rows:
-            lines += ["", f"## {name}", "", "| figure | value |", "| --- | --- |"]
-            lines += [f"| {key} | {value} |" for key, value in rows]
+            lines += ["", f"## {name}", "", *markdown_table(["figure", "value"], rows)]
         if isinstance(part, Mapping) and part.get("table"):
             columns = list(part["table"][0])
-            lines += ["", f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
-            lines += [f"| {' | '.join(_number(row[column]) for column in columns)} |" for row in part["table"]]
+            lines += ["", *markdown_table(columns, [[_number(row[name]) for name in columns] for row in part["table"]])]
     lines += ["", "## circumstances", ""]
     lines += [f"- {key}: {value}" for key, value in _figures(circumstances, lists=True)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(columns: Sequence, rows: Iterable[Sequence]) -> list[str]:
+    """Lines of a table in Markdown."""
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def _figures(part: Any, prefix: str = "", lists: bool = False) -> list[tuple[str, str]]:
@@ -178,7 +182,7 @@ def _figures(part: Any, prefix: str = "", lists: bool = False) -> list[tuple[str
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:

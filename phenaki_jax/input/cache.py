@@ -49,10 +49,11 @@ class Cache:
         self.about = read_json(self.folder / INDEX)
         self.done = read_json(self.folder / DONE) if (self.folder / DONE).is_file() else {}
         self.dtype, self.shape = np.dtype(self.about["dtype"]), tuple(self.about["shape"])
-        keys, places = [np.zeros(0, "S32")], [np.zeros((0, 3), np.int64)]
+        keys, places, self._values = [np.zeros(0, "S32")], [np.zeros((0, 3), np.int64)], []
         for number, shard in enumerate(_shards(self.folder)):
             ends = np.load(shard / ENDS)
             keys.append(np.load(shard / KEYS))
+            self._values.append(np.load(shard / VALUES, mmap_mode="r"))
             places.append(np.stack([np.full(len(ends), number), np.append(0, ends[:-1]), ends], axis=1))
         every_key = np.concatenate(keys)
         order = np.argsort(every_key)
@@ -64,8 +65,7 @@ class Cache:
         if index == len(self._keys) or self._keys[index] != key.encode():
             return None
         shard, begin, end = self._places[index]
-        values = np.load(self.folder / f"{shard:05}" / VALUES, mmap_mode="r")
-        return np.array(values[begin:end]).view(self.dtype)
+        return np.array(self._values[shard][begin:end]).view(self.dtype)
 
     def embeddings(self, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
         """Embeddings [n, E] of a caption's n ids. Raises: UserError where they are not there."""

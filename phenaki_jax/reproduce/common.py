@@ -14,6 +14,7 @@ from phenaki_jax import config as configs
 from phenaki_jax import evaluation, media, weights
 from phenaki_jax.digest import digest
 from phenaki_jax.errors import UserError
+from phenaki_jax.evaluation.report import markdown_table as table
 from phenaki_jax.ledger import Ledger
 from phenaki_jax.training import loop
 from phenaki_jax.training.checkpoints import checkpoint_steps
@@ -108,11 +109,6 @@ def finish(workdir: pathlib.Path, measured: Mapping, text: str, pictures: Sequen
 
 def heading(title: str, where: pathlib.Path) -> None:
     print(f"\n── {title} {'─' * max(2, 90 - len(title) - len(str(where)))} {where}", flush=True)
-
-
-def table(columns: Sequence, rows: Iterable[Sequence]) -> list[str]:
-    """Lines of a table in Markdown."""
-    return [f"| {' | '.join(map(str, cells))} |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def directions_table(directions: Iterable[Mapping]) -> list[str]:
