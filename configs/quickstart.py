@@ -152,7 +152,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "end_factor": 0.01,
     })
     config.train = ConfigDict({
-        "steps": {"tokenizer": 1200, "generator": 2000, "critic": 600}[arg],
+        "steps": {"tokenizer": 1200, "generator": 3600, "critic": 600}[arg],
         "log_every": 20,
         "checkpoint_every": 500,
         "keep": 2,

@@ -33,5 +33,5 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     if stage == "generator":
         config.data.mixture = mixtures + name
         if scale == "cpu":
-            config.train.update(steps=2400, checkpoint_every=200, sample_every=2400)
+            config.train.update(steps=4800, checkpoint_every=400, sample_every=4800)
     return config
