@@ -153,6 +153,12 @@ def _go_on(options: argparse.Namespace, given: str, mask: bool = False) -> int:
     return 0
 
 
+def ingest(options: argparse.Namespace, overrides: Overrides) -> int:
+    from phenaki_jax.ingest import command
+
+    return command.main(options)
+
+
 def precompute(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import precompute as program
 

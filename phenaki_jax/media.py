@@ -6,10 +6,12 @@ beside their place and then moved there, so that a failure leaves the old file a
 
 import contextlib
 import fractions
+import io
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import numpy as np
 
@@ -160,7 +162,7 @@ def _read_av(path: pathlib.Path) -> tuple[np.ndarray, float]:
             if not container.streams.video:
                 raise UserError(f"{path} holds no video stream.")
             stream = container.streams.video[0]
-            frames = [_decoded(frame) for frame in container.decode(stream)]
+            frames = [rgb_of(frame) for frame in container.decode(stream)]
             rate = stream.average_rate or stream.guessed_rate or fractions.Fraction(0)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} cannot be decoded as a video: {error}.") from error
@@ -169,12 +171,14 @@ def _read_av(path: pathlib.Path) -> tuple[np.ndarray, float]:
     return np.stack(frames), float(rate)
 
 
-def _decoded(frame) -> np.ndarray:
+def rgb_of(frame, width: int | None = None, height: int | None = None) -> np.ndarray:
+    """A frame of PyAV as uint8 [Y, X, 3], of another size where one is given."""
     # An untagged file is read as BT.601 up to standard definition and BT.709 above, as players do.
     space = frame.colorspace
     if space not in (_BT709, 4, 5, 6, 7, 9):
         space = 5 if frame.height < 720 else _BT709
-    return frame.to_ndarray(format="rgb24", src_colorspace=space)
+    sizes = {} if width is None else {"width": width, "height": height, "interpolation": "AREA"}
+    return frame.to_ndarray(format="rgb24", src_colorspace=space, **sizes)
 
 
 # ------------------------------------------------------------------------------------------------- writing
@@ -255,13 +259,31 @@ def _check_array(array: np.ndarray, rank: int) -> None:
 
 @contextlib.contextmanager
 def _open_av(path: pathlib.Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    import av
     codec, options = _CODECS[path.suffix.lower()]
-    with av.open(str(path), "w", options={k: v for k, v in options.items() if k == "movflags"}) as container:
+    with _encoding(str(path), path.suffix[1:].lower(), codec, fps, options) as append:
+        yield append
+
+
+def encode_mp4(frames: np.ndarray, fps: float, options: dict[str, str]) -> bytes:
+    """The bytes of an mp4 (H.264, BT.709, a colour for each pixel) of uint8 [F, Y, X, 3].
+
+    Odd sides are lengthened by their last line. options: the encoder's; with threads=1 equal frames give equal bytes.
+    """
+    buffer = io.BytesIO()
+    with _encoding(buffer, "mp4", "libx264", fps, options, "yuv444p") as append:
+        append(frames)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _encoding(file: str | IO[bytes], form: str, codec: str, fps: float, options: dict[str, str],
+              pixels: str = "yuv420p") -> Iterator[Callable[[np.ndarray], None]]:
+    import av
+    with av.open(file, "w", form, options={k: v for k, v in options.items() if k == "movflags"}) as container:
         stream = container.add_stream(codec, rate=fractions.Fraction(fps).limit_denominator(1001),
                                       options={k: v for k, v in options.items() if k != "movflags"})
         context = stream.codec_context
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = 1  # 16 to 235, as video has it
         written = 0
@@ -273,7 +295,7 @@ def _open_av(path: pathlib.Path, fps: float) -> Iterator[Callable[[np.ndarray], 
                 stream.height, stream.width = frames.shape[1:3]
             for array in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-                frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
+                frame = frame.reformat(format=pixels, dst_colorspace=_BT709)
                 frame.pts, frame.time_base = written, 1 / context.framerate
                 container.mux(stream.encode(frame))
                 written += 1

@@ -1,0 +1,158 @@
+"""One unit of a source: its samples become shards, and a list of what was dropped. A pure function of its source.
+
+A unit's files are, NUMBER being its place among the source's units:
+
+    train/NUMBER.array_record   its records, a shard for each split
+    units/NUMBER.json           what it had and has; written last, so that with it all of the unit is there
+    units/NUMBER.dropped.jsonl  a line for each sample that was dropped: key, reason, detail
+    units/NUMBER.media.npy      with the filter `duplicate`: for each kept sample a hash of its media, its split's
+                                number, its first record and how many it has; int64 [samples, 4]
+"""
+
+import collections
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phenaki_jax.ingest import places
+from phenaki_jax.ingest.prepare import Settings, records_of
+from phenaki_jax.ingest.samples import Sample
+from phenaki_jax.ingest.sources import Unit, read_samples
+from phenaki_jax.input.records import WRITER_OPTIONS, BadRecord, pack
+
+SPLITS = ("train", "test")
+KEY_BYTES = 512  # of a key, as a worker tells it, with a zero at its end
+SHOWN = 5  # examples of each reason in a manifest
+# Reasons that do not mean that a record is damaged, but that it is not wanted.
+UNWANTED = ("filter: ", "missing: ", "not an image", "not a video", "too small", "clip too short", "no caption", "duplicate")
+
+
+def file_of(number: int, what: str) -> str:
+    """The name of a unit's file within its data set: what is "json", "dropped.jsonl", "media.npy" or a split."""
+    return f"{what}/{number:05}.array_record" if what in SPLITS else f"units/{number:05}.{what}"
+
+
+def short(key: str) -> str:
+    """A key as a worker tells it: what of it fits."""
+    return key.encode("utf-8", "replace")[:KEY_BYTES - 1].decode("utf-8", "ignore")
+
+
+def is_damage(reason: str) -> bool:
+    return not reason.startswith(UNWANTED)
+
+
+class _Shard:
+    """One split's records of a unit, written to a temporary file."""
+
+    def __init__(self, split: str, temporary: Path):
+        from array_record.python import array_record_module
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        self.split, self.temporary, self.records = split, temporary, 0
+        self.sizes: collections.Counter = collections.Counter()
+        self._writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
+
+    def write(self, header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
+        self._writer.write(pack(header, blobs))
+        self.sizes[header["height"], header["width"]] += 1
+        self.records += 1
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._writer.close()
+
+    def finish(self, output: str, number: int) -> dict[str, Any]:
+        """Moves it to its place; gives its entry in a manifest."""
+        self._writer.close()
+        digest = hashlib.blake2b(digest_size=16)
+        with open(self.temporary, "rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+        size = self.temporary.stat().st_size
+        places.put(self.temporary, places.join(output, file_of(number, self.split)))
+        return {"file": file_of(number, self.split), "split": self.split, "records": self.records, "bytes": size,
+                "checksum": digest.hexdigest(), "sizes": [[list(s), n] for s, n in sorted(self.sizes.items())]}
+
+
+def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratch: Path,
+                crashed: Mapping[str, str] | None = None, watch: Callable[[str], None] = lambda key: None) -> dict:
+    """Reads a unit and writes its files.
+
+    Args:
+      output: the data set's folder, here or remote. scratch: a folder of this machine for what is not finished.
+      crashed: {`short` key: reason} of samples that are not tried, for they ended a worker.
+      watch: told the key of each sample before anything is done with it.
+
+    Returns:
+      units/NUMBER.json.
+    """
+    shards: dict[str, _Shard] = {}
+    dropped: list[tuple[str, BadRecord]] = []
+    lost: collections.Counter = collections.Counter()
+    media: list[tuple[int, int, int, int]] = []
+    count = kept = 0
+    keys: set[str] = set()
+    try:
+        for sample in read_samples(unit):
+            count += 1
+            watch(sample.key)
+            try:
+                if short(sample.key) in (crashed or {}):
+                    raise BadRecord(crashed[short(sample.key)])
+                if sample.key in keys:
+                    raise BadRecord("key twice")
+                keys.add(sample.key)
+                split = settings.split(f"{unit.name}/{sample.key}")
+                # All of a sample or nothing of it: a video that breaks off late leaves no clips of its beginning.
+                made = [(header, blobs) for header, blobs in records_of(sample, settings, lost)]
+            except BadRecord as error:
+                dropped.append((sample.key, error))
+                continue
+            if split not in shards:
+                shards[split] = _Shard(split, scratch / f"{number:05}-{split}.array_record")
+            if settings.duplicates:
+                media.append((_media_hash(sample), SPLITS.index(split), shards[split].records, len(made)))
+            for header, blobs in made:
+                shards[split].write(header | {"key": f"{unit.name}/{header['key']}"}, blobs)
+            kept += 1
+            watch("")  # from here to the next sample it is the source that may stall
+        entries = [shards[split].finish(output, number) for split in sorted(shards)]
+    finally:
+        for shard in shards.values():
+            shard.close()
+            shard.temporary.unlink(missing_ok=True)
+    lines = [json.dumps({"key": key, "reason": error.reason, "detail": error.detail}, ensure_ascii=True)
+             for key, error in dropped]
+    places.write(places.join(output, file_of(number, "dropped.jsonl")), "".join(f"{x}\n" for x in lines).encode())
+    if settings.duplicates:
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(media, np.int64).reshape(-1, 4))
+        places.write(places.join(output, file_of(number, "media.npy")), buffer.getvalue())
+    result = {"unit": unit.name, "number": number, "in": count, "kept": kept, "dropped": counts(dropped),
+              "clips_dropped": dict(sorted(lost.items())), "shards": entries, "examples": examples(dropped)}
+    places.write(places.join(output, file_of(number, "json")), json.dumps(result, indent=1).encode())
+    return result
+
+
+def counts(dropped: list[tuple[str, BadRecord]]) -> dict[str, int]:
+    return dict(sorted(collections.Counter(error.reason for _, error in dropped).items()))
+
+
+def examples(dropped: list[tuple[str, BadRecord]]) -> dict[str, list]:
+    """The first few [key, detail] of each reason: where to look when a number is too high."""
+    found: dict[str, list] = {}
+    for key, error in dropped:
+        if len(found.setdefault(error.reason, [])) < SHOWN:
+            found[error.reason].append([key, error.detail[:200]])
+    return dict(sorted(found.items()))
+
+
+def _media_hash(sample: Sample) -> int:
+    """Of a sample's media, within int64."""
+    data = sample.media if isinstance(sample.media, bytes) else np.ascontiguousarray(sample.media).tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,201 @@
+"""Records on disk: what `phenaki ingest` writes and the loader reads by position.
+
+A data set is a folder. manifest.json says what is in it (`ingest.manifest`); its records lie in shards, ArrayRecord
+files of one record a group. A record's bytes are
+
+    4 bytes   PJR1
+    4 bytes   length of the header, unsigned, little-endian
+    header    JSON, UTF-8
+    blobs     one after another, as header["blobs"] lists them: [[name, length], ...]
+
+The header has key, source, caption, fps (0 for an image) and frames, height, width; where the caption changes also
+captions and starts (`schema.Record`); and fields, whatever numbers and names the source knew of the record. The blob
+"media" is a jpeg or png image, an mp4 video, or `raw`, the pixels of a video or an image as they are; header["media"]
+says which.
+"""
+
+import bisect
+import io
+import itertools
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phenaki_jax.array_files import read_json
+from phenaki_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+MAGIC, LENGTH = b"PJR1", struct.Struct("<I")
+WRITER_OPTIONS = "group_size:1"  # a record a group: reading one never decodes another
+READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # records are asked for in no order
+MAX_OPEN = 64  # shards that a process holds open
+
+
+class BadRecord(Exception):
+    """A record that cannot be used. reason: a few words, the same for all that fail alike; detail: of this one."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self):
+        return BadRecord, (self.reason, self.detail)
+
+
+def pack(header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> bytes:
+    """A record's bytes."""
+    text = json.dumps({**header, "blobs": [[name, len(blob)] for name, blob in blobs.items()]}, ensure_ascii=False,
+                      separators=(",", ":"), sort_keys=True).encode()
+    return b"".join([MAGIC, LENGTH.pack(len(text)), text, *blobs.values()])
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, memoryview]]:
+    """Header and blobs of a record's bytes. Raises: BadRecord."""
+    view, begin = memoryview(data), len(MAGIC) + LENGTH.size
+    if view[:len(MAGIC)] != MAGIC or len(view) < begin:
+        raise BadRecord("no record", "it does not begin with PJR1")
+    end = begin + LENGTH.unpack(view[len(MAGIC):begin])[0]
+    try:
+        header = json.loads(bytes(view[begin:end]))
+        blobs = {}
+        for name, length in header["blobs"]:
+            blobs[name] = view[end:end + length]
+            end += length
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRecord("damaged record", str(error)) from None
+    if end != len(view):
+        raise BadRecord("damaged record", f"{len(view)} bytes instead of {end}")
+    return header, blobs
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """A record's bytes -> what `schema.Record` says, with fields where there are any. Raises: BadRecord."""
+    header, blobs = unpack(data)
+    shape = tuple(header[name] for name in ("frames", "height", "width")) + (3,)
+    video = _DECODERS[header["media"]](blobs["media"], shape)
+    if video.shape != shape:
+        raise BadRecord("damaged record", f"its media is {video.shape}, its header says {shape}")
+    record = {"video": video, "fps": np.float32(header["fps"])}
+    record |= {name: header[name] for name in ("key", "source", "caption", "captions", "fields") if name in header}
+    if "starts" in header:
+        record["starts"] = np.asarray(header["starts"], np.int32)
+    return record
+
+
+def _image(blob: memoryview, shape: tuple[int, ...]) -> np.ndarray:
+    from PIL import Image
+    try:
+        return np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))[None]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadRecord("damaged record", str(error)) from None
+
+
+def _mp4(blob: memoryview, shape: tuple[int, ...]) -> np.ndarray:
+    import av
+
+    from phenaki_jax.media import rgb_of
+    try:
+        with av.open(io.BytesIO(blob)) as container:
+            container.streams.video[0].thread_type = "NONE"
+            frames = [rgb_of(frame) for frame in container.decode(video=0)]
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise BadRecord("damaged record", str(error)) from None
+    # H.264 keeps even sides: a row or a column that was added for it is left out again.
+    return np.stack(frames)[:, :shape[1], :shape[2]] if frames else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def _raw(blob: memoryview, shape: tuple[int, ...]) -> np.ndarray:
+    if len(blob) != np.prod(shape):
+        raise BadRecord("damaged record", f"{len(blob)} bytes of pixels for {shape}")
+    return np.frombuffer(blob, np.uint8).reshape(shape)
+
+
+_DECODERS = {"jpeg": _image, "png": _image, "mp4": _mp4, "raw": _raw}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A data set's manifest.json. Raises: UserError where there is none."""
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{str(folder)!r} is no data set: it has no {MANIFEST}; `phenaki ingest --output={folder}` makes "
+                        "one, and goes on where it was stopped")
+    return read_json(folder / MANIFEST)
+
+
+class Shards(Sequence):
+    """The bytes of all records of some shards, by position; opened when they are read, and again after pickling.
+
+    Args:
+      shards: (file, number of records, positions in it that are left out) of each.
+    """
+
+    def __init__(self, shards: Sequence[tuple[Path, int, Sequence[int]]]):
+        self._shards = [(str(path), count, sorted(out)) for path, count, out in shards]
+        self._ends = list(itertools.accumulate(count - len(out) for _, count, out in self._shards))
+        self._open: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The shard that a record lies in, and its position there."""
+        shard = bisect.bisect_right(self._ends, index)
+        position = index - (self._ends[shard - 1] if shard else 0)
+        for out in self._shards[shard][2]:
+            position += out <= position
+        return shard, position
+
+    def file(self, index: int) -> str:
+        """The shard's file."""
+        return self._shards[self.place(index)[0]][0]
+
+    def __getitem__(self, index: int) -> bytes:
+        """Raises: BadRecord."""
+        shard, position = self.place(range(len(self))[index])
+        try:
+            (data,) = self._reader(shard).read([position])
+        except (IndexError, ValueError, RuntimeError, OSError) as error:
+            self._open.pop(shard, None)
+            raise BadRecord("damaged shard", f"{self._shards[shard][0]}: {error}") from None
+        return data
+
+    def _reader(self, shard: int) -> Any:
+        from array_record.python import array_record_module
+        if shard not in self._open:
+            if len(self._open) >= MAX_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            path, count, _ = self._shards[shard]
+            reader = array_record_module.ArrayRecordReader(path, READER_OPTIONS)
+            if reader.num_records() != count:
+                raise ValueError(f"it has {reader.num_records()} records, and the manifest says {count}")
+            self._open[shard] = reader
+        return self._open[shard]
+
+
+class Records(Sequence):
+    """The records of a split of a data set, decoded, by position.
+
+    Attributes: folder; manifest; sizes: {(height, width): records}.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        self.folder, self.manifest, self.split = Path(folder), read_manifest(Path(folder)), split
+        splits = self.manifest["splits"]
+        if split not in splits:
+            raise UserError(f"data.split={split!r} is no split of {str(folder)!r}; it has {', '.join(splits)}.")
+        entries = [entry for entry in self.manifest["shards"] if entry["split"] == split]
+        self.data = Shards([(self.folder / entry["file"], entry["records"], entry["duplicates"]) for entry in entries])
+        self.sizes = {tuple(size): count for size, count in splits[split]["sizes"]}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises: BadRecord."""
+        return decode(self.data[index])
