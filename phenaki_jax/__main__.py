@@ -103,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--form", default="auto", help="webdataset, parquet, tfrecord, urls, csv, jsonl, folder, tfds")
     ingest.add_argument("--kind", help="video or image (default: as the first sample)")
     ingest.add_argument("--name", help="that records have as their source (default: the folder's)")
-    ingest.add_argument("--size", default="64", metavar="HxW", help="of records; several with a comma: buckets of aspects")
+    ingest.add_argument("--size", default="64", metavar="HxW", help="of records; with a comma several, for aspects")
     ingest.add_argument("--fps", type=float, default=8.0, help="of clips, by their time stamps")
     ingest.add_argument("--min_frames", type=int, default=11, help="of a clip")
     ingest.add_argument("--max_frames", type=int, default=256, help="of a clip; a longer scene becomes several")
@@ -111,8 +111,8 @@ def make_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--crop", default="centre", help="centre or random")
     ingest.add_argument("--codec", default="lossy", help="lossy (jpeg, H.264) or lossless")
     ingest.add_argument("--upscale", action="store_true", help="keep what is smaller than --size")
-    ingest.add_argument("--filter", action="append", metavar="NAME>=VALUE", help="width, height, side, aspect, duration, "
-                        "caption_length, language, similarity, aesthetic, watermark, unsafe, motion; duplicate")
+    ingest.add_argument("--filter", action="append", metavar="NAME>=VALUE", help="width, height, side, aspect, "
+                        "duration, caption_length, language, similarity, aesthetic, watermark, unsafe, motion; duplicate")
     ingest.add_argument("--keep_missing", metavar="NAMES", help="filters that keep samples without their field")
     ingest.add_argument("--test_share", type=float, default=0.01, help="of the samples, for the split test")
     ingest.add_argument("--videos", metavar="DIR", help="where a table's files lie (default: beside it)")

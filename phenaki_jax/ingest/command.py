@@ -32,8 +32,8 @@ def main(options: Any) -> int:
         print(f"{split}: {found['records']:,} records, {found['bytes'] / 1e6:.1f} MB ({sizes})")
     print(f"{manifest['kept']:,} of {manifest['in']:,} samples kept: {places.join(options.output, MANIFEST)}")
     if not manifest["splits"]:
-        raise UserError(f"nothing of --source={options.source!r} was kept; --output={options.output!r}/{MANIFEST} has the "
-                        "reasons")
+        raise UserError(f"nothing of --source={options.source!r} was kept; {MANIFEST} in --output has "
+                        "the reasons")
     return 0
 
 

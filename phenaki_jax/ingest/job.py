@@ -21,7 +21,7 @@ from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.ingest import places
 from phenaki_jax.ingest.manifest import write_manifest
 from phenaki_jax.ingest.prepare import Settings
-from phenaki_jax.ingest.sources import Unit
+from phenaki_jax.ingest.samples import Unit
 from phenaki_jax.ingest.unit import KEY_BYTES, file_of, ingest_unit, is_damage, short
 from phenaki_jax.input.records import MANIFEST
 
@@ -75,7 +75,7 @@ def ingest(units: Sequence[Unit], settings: Settings, output: str, *, source: st
     progress.end()
     done = _done(output, units)
     if len(done) < len(units):
-        print(f"{len(units) - len(done)} units are other hosts'; the last one to finish writes the manifest", flush=True)
+        print(f"{len(units) - len(done)} units are other hosts'; the last to finish writes the manifest", flush=True)
         return None
     return write_manifest(output, about, [done[number] for number in range(len(units))], settings.duplicates)
 
@@ -101,14 +101,14 @@ def _check_job(output: str, about: dict[str, Any]) -> None:
             raise UserError(f"--output={output!r} has something else; give a new folder")
         return places.write(path, (json.dumps(about, indent=1) + "\n").encode())
     known = json.loads(places.read(path))
-    for name in ("source", *(f"settings {field}" for field in about["settings"]), "units", "digest"):
-        group, _, field = name.partition(" ")
-        old, new = (tree[group][field] if field else tree[group] for tree in (known, about))
+    for name, new in {"source": about["source"], **about["settings"]}.items():
+        old = known["source"] if name == "source" else known["settings"].get(name)
         if old != new:
-            what = "files in its source" if group in ("units", "digest") else f"--{field or group}={old!r}"
-            raise UserError(f"--output={output!r} was begun with other {what}; give another folder, or what it was begun "
-                            "with" if group in ("units", "digest") else
-                            f"--output={output!r} was begun with {what}, and not {new!r}; give another folder, or that")
+            raise UserError(f"--output={output!r} was begun with --{name}={old!r}, and not {new!r}; give another folder, "
+                            "or what it was begun with")
+    if known["digest"] != about["digest"]:
+        raise UserError(f"--output={output!r} was begun with other files in --source={about['source']!r}; give another "
+                        "folder")
 
 
 def _done(output: str, units: Sequence[Unit]) -> dict[int, dict]:
@@ -146,15 +146,15 @@ class _Progress:
         self._count(result)
         if self.samples >= ENOUGH and self.bad > self.max_bad * self.samples:
             worst = max((reason for reason in self.reasons if is_damage(reason)), key=self.reasons.get)
-            raise UserError(f"{self.bad} of {self.samples} samples are damaged, more than --max_bad={self.max_bad:g}; most "
-                            f"often {worst!r} ({self.reasons[worst]}), see units/*.dropped.jsonl")
+            raise UserError(f"{self.bad} of {self.samples} samples are damaged, more than --max_bad={self.max_bad:g}; "
+                            f"most often {worst!r} ({self.reasons[worst]}), see units/*.dropped.jsonl")
         spent = time.monotonic() - self.begun
         rate = (self.samples - self.before) / max(spent, 1e-3)
         share = self.units / max(self.total, 1)
         left = rate and (self.samples / self.units) * (self.total - self.units) / rate
         print(f"ingest {share:4.0%} · {self.units}/{self.total} units · {self.kept:,} kept · "
-              f"{self.samples - self.kept:,} dropped · {rate:,.0f} samples/s · {int(left) // 60}:{int(left) % 60:02} left",
-              flush=True)
+              f"{self.samples - self.kept:,} dropped · {rate:,.0f} samples/s · "
+              f"{int(left) // 60}:{int(left) % 60:02} left", flush=True)
 
     def end(self) -> None:
         for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1]):
@@ -269,8 +269,8 @@ class _Workers:
         """The unit that a worker ended with, without the sample that it had."""
         number, unit, crashed = worker.task
         if not worker.sample:
-            raise UserError(f"{unit.path} {reason} between two samples of {unit.name}; it may be out of reach, or there is "
-                            "too little memory for so many --workers")
+            raise UserError(f"{unit.path} {reason} between two samples of {unit.name}; it may be out of reach, or "
+                            "there is too little memory for so many --workers")
         crashed = crashed | {worker.sample: reason}
         print(f"{unit.name}: {worker.sample} {reason}; its unit begins anew without it", flush=True)
         places.write(places.join(self._output, file_of(number, "crashed")), json.dumps(crashed).encode())

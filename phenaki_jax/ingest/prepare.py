@@ -106,9 +106,8 @@ def records_of(sample: Sample, settings: Settings, lost: collections.Counter) ->
     values = known_fields(sample.fields, caption, guess)
     settings.check(values, (*ALIASES, "caption_length"))
     fields = {name: values.get(name, sample.fields.get(name)) for name in KEPT_FIELDS}
-    header = {"key": sample.key, "source": settings.name, "caption": caption,
-              "fields": {name: value for name, value in fields.items()
-                         if isinstance(value, (str, int, float)) and not (isinstance(value, float) and math.isnan(value))}}
+    fields = {name: value for name, value in fields.items() if isinstance(value, (str, int, float)) and value == value}
+    header = {"key": sample.key, "source": settings.name, "caption": caption, "fields": fields}
     if settings.kind == "image":
         frames = sample.media if isinstance(sample.media, np.ndarray) else decode_image(sample.media)[None]
         size = _size_for(*frames.shape[1:3], settings)

@@ -1,9 +1,9 @@
-"""What a source gives: samples, each a picture or a video with what is said of it, as it was found."""
+"""What a source gives: units of samples, each a picture or a video with what is said of it, as it was found."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,21 @@ from phenaki_jax.input.records import BadRecord
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
 VIDEOS = ("mp4", "webm", "gif", "mkv", "avi", "mov", "m4v")
 CAPTION_FIELDS = ("caption", "text", "title", "name", "description", "label")
+
+
+class Unit(NamedTuple):
+    """What one worker reads at a time.
+
+    name: tells it from the source's others; it and its `content` say what its samples are. form: of `sources.FORMS`.
+    path: its file or folder. begin, end: its rows. names: its files. options: what the reader of its form wants.
+    """
+    name: str
+    form: str
+    path: str
+    begin: int = 0
+    end: int = 0
+    names: tuple[str, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclasses.dataclass

@@ -18,27 +18,12 @@ from typing import Any, NamedTuple
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.ingest import places
-from phenaki_jax.ingest.samples import CAPTION_FIELDS, IMAGES, VIDEOS, Sample, broken, from_files, named
+from phenaki_jax.ingest.samples import CAPTION_FIELDS, IMAGES, VIDEOS, Sample, Unit, broken, from_files, named
 from phenaki_jax.ingest.tars import tar_samples
 
 ROWS = 1000  # of a table or files of a folder in a unit
 FILE_FIELDS = ("file", "path", "video", "image", "filename", "file_name", "filepath", "url")
 KEY_FIELDS = ("key", "videoid", "id", "image_id", "sample_id")
-
-
-class Unit(NamedTuple):
-    """What one worker reads at a time.
-
-    name: tells it from the source's others; it and its `content` say what its samples are. form: see this module.
-    path: its file or folder. begin, end: its rows. names: its files. options: what the reader of its form wants.
-    """
-    name: str
-    form: str
-    path: str
-    begin: int = 0
-    end: int = 0
-    names: tuple[str, ...] = ()
-    options: tuple[tuple[str, Any], ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------- to units

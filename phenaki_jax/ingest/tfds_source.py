@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.ingest.samples import CAPTION_FIELDS, Sample, broken
+from phenaki_jax.ingest.samples import CAPTION_FIELDS, Sample, Unit, broken
 
 MEDIA = ("video", "image", "image_sequence", "frames", "image_main", "image_aux1")
 FPS_FIELDS = ("fps", "frame_rate")
@@ -28,9 +28,8 @@ def _builder(name: str, data_dir: str | None):
                         f"({str(error).splitlines()[0]})") from None
 
 
-def find_tfds_units(name: str, options: Mapping[str, Any]) -> list:
+def find_tfds_units(name: str, options: Mapping[str, Any]) -> list[Unit]:
     """Units of RANGE records of every split. Raises: UserError where it is unknown, not built, or has no picture."""
-    from phenaki_jax.ingest.sources import Unit
     builder = _builder(name, options.get("data_dir"))
     if not builder.info.splits:
         raise UserError(f"--source=tfds:{name} is not built in {builder.data_dir}; `tfds build` or "
@@ -74,7 +73,7 @@ def media_features(features: Mapping[str, Any]) -> list[str]:
                    and not isinstance(feature.shape, dict) and pictures(feature)), key=rank)
 
 
-def tfds_samples(unit: Any) -> Iterator[Sample]:
+def tfds_samples(unit: Unit) -> Iterator[Sample]:
     """The samples of a unit of `find_tfds_units`."""
     import tensorflow_datasets as tfds
     options, (split,) = dict(unit.options), unit.names

@@ -22,15 +22,16 @@ import numpy as np
 
 from phenaki_jax.ingest import places
 from phenaki_jax.ingest.prepare import Settings, records_of
-from phenaki_jax.ingest.samples import Sample
-from phenaki_jax.ingest.sources import Unit, read_samples
+from phenaki_jax.ingest.samples import Sample, Unit
+from phenaki_jax.ingest.sources import read_samples
 from phenaki_jax.input.records import WRITER_OPTIONS, BadRecord, pack
 
 SPLITS = ("train", "test")
 KEY_BYTES = 512  # of a key, as a worker tells it, with a zero at its end
 SHOWN = 5  # examples of each reason in a manifest
 # Reasons that do not mean that a record is damaged, but that it is not wanted.
-UNWANTED = ("filter: ", "missing: ", "not an image", "not a video", "too small", "clip too short", "no caption", "duplicate")
+UNWANTED = ("filter: ", "missing: ", "not an image", "not a video", "too small", "clip too short", "no caption",
+            "duplicate")
 
 
 def file_of(number: int, what: str) -> str:

@@ -120,8 +120,8 @@ _DECODERS = {"jpeg": _image, "png": _image, "mp4": _mp4, "raw": _raw}
 def read_manifest(folder: Path) -> dict[str, Any]:
     """A data set's manifest.json. Raises: UserError where there is none."""
     if not (folder / MANIFEST).is_file():
-        raise UserError(f"{str(folder)!r} is no data set: it has no {MANIFEST}; `phenaki ingest --output={folder}` makes "
-                        "one, and goes on where it was stopped")
+        raise UserError(f"{str(folder)!r} is no data set: it has no {MANIFEST}; `phenaki ingest --output={folder}` "
+                        "makes one, and goes on where it was stopped")
     return read_json(folder / MANIFEST)
 
 

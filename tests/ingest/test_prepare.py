@@ -47,7 +47,8 @@ def test_a_records_bytes_are_what_the_format_says():
 @pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d + b"0", lambda d: b"XXXX" + d[4:], lambda d: d[:6],
                                     lambda d: d[:9] + b"\xff\xff" + d[11:], lambda d: b""])
 def test_damaged_bytes_are_a_bad_record(damage):
-    data = records.pack({"key": "a", "frames": 1, "height": 1, "width": 1, "media": "raw", "fps": 0.0}, {"media": b"123"})
+    header = {"key": "a", "frames": 1, "height": 1, "width": 1, "media": "raw", "fps": 0.0}
+    data = records.pack(header, {"media": b"123"})
     assert records.decode(data)["video"].tolist() == [[[[49, 50, 51]]]]
     with pytest.raises(BadRecord):
         records.decode(damage(data))
@@ -75,7 +76,7 @@ def test_a_bad_record_crosses_processes():
 # ------------------------------------------------------------------------------------------------- decoding
 
 def timed(frames, times):
-    """An mp4 of frames that are shown from these times on, in milliseconds; the last lasts as long as the one before."""
+    """An mp4 of frames that are shown from these times on, in milliseconds."""
     import av
     buffer = io.BytesIO()
     with av.open(buffer, "w", "mp4") as container:
@@ -194,7 +195,8 @@ def test_sizes_crops_and_what_is_too_small():
     assert len(places) == 50 and cut.crop_of("random", "k1") == cut.crop_of("random", "k1")
     with pytest.raises(BadRecord, match="too small: 72 x 96"):
         made(Sample("k", worlds.picture(0)[None], "", "a"), Settings("image", "s", ((73, 73),)))
-    ((record,), _) = made(Sample("k", worlds.picture(0)[None], "", "a"), Settings("image", "s", ((128, 128),), upscale=True))
+    larger = Settings("image", "s", ((128, 128),), upscale=True)
+    ((record,), _) = made(Sample("k", worlds.picture(0)[None], "", "a"), larger)
     assert record["video"].shape == (1, 128, 128, 3)
 
 
@@ -232,7 +234,8 @@ def test_wrong_filters_are_one_sentence(texts, missing, words):
         parse_filters(texts, missing)
 
 
-@pytest.mark.parametrize("text, kept", [("side>=72", True), ("width<=95", False), ("aspect<=1.5", True), ("height>=73", False)])
+@pytest.mark.parametrize("text, kept", [
+    ("side>=72", True), ("width<=95", False), ("aspect<=1.5", True), ("height>=73", False)])
 def test_filters_of_pictures_measure_them_as_they_came(text, kept):
     settings = Settings("image", "s", ((16, 16),), filters=parse_filters([text]))
     for kind, media in (("image", worlds.JPEG), ("video", worlds.filmed(0, height=72, width=96))):
@@ -257,7 +260,8 @@ def test_filters_of_clips_measure_each_clip():
 
 @pytest.mark.parametrize("change, words", [
     ({"kind": "sound"}, "--kind='sound'"), ({"crop": "left"}, "--crop='left'"), ({"sizes": ()}, "--size"),
-    ({"fps": 0.0}, "--fps=0"), ({"min_frames": 9, "max_frames": 8}, "max_frames=8"), ({"test_share": 2.0}, "--test_share")])
+    ({"fps": 0.0}, "--fps=0"), ({"min_frames": 9, "max_frames": 8}, "max_frames=8"),
+    ({"test_share": 2.0}, "--test_share")])
 def test_wrong_settings_are_one_sentence(change, words):
     with pytest.raises(UserError, match=words):
         Settings(**{"kind": "video", "name": "s", "sizes": ((8, 8),), **change})

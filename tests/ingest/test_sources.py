@@ -91,7 +91,8 @@ def test_tfrecords(tmp_path):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for i in range(3):
             bytes_of = lambda *values: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-            features = {"key": bytes_of(b"%03d" % i), "jpg": bytes_of(worlds.JPEG), "caption": bytes_of(b"one \xff"[:3 + i])}
+            features = {"key": bytes_of(b"%03d" % i), "jpg": bytes_of(worlds.JPEG),
+                        "caption": bytes_of(b"one \xff"[:3 + i])}
             writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
     found = samples(tmp_path)
     assert [(s.key, s.caption, s.suffix) for s in found] == [("000", "one", "jpg"), ("001", "one ", "jpg"),
@@ -107,7 +108,8 @@ def test_a_webvid_table_and_its_folder(tmp_path):
         (tmp_path / name).write_bytes(worlds.MP4)
     with open(tmp_path / "results.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerows([["videoid", "contentUrl", "duration", "page_dir", "name"], [7, "http://x", "PT1S", "p1", "a, b"],
+        writer.writerows([["videoid", "contentUrl", "duration", "page_dir", "name"],
+                          [7, "http://x", "PT1S", "p1", "a, b"],
                           [8, "http://x", "PT1S", "", "c"], [9, "http://x", "PT1S", "p2", "d"]])
     found = samples(tmp_path / "results.csv")
     assert [(s.key, s.caption) for s in found[:2]] == [("7", "a, b"), ("8", "c")] and found[0].media == worlds.MP4
@@ -161,7 +163,8 @@ def builders(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("tfds"), np.random.default_rng(0)
     pixels = lambda *shape: rng.integers(0, 256, shape, dtype=np.uint8)
     F, features = tfds.features, {}
-    features["ucf101"] = ({"video": F.Video(shape=(None, 16, 16, 3)), "label": F.ClassLabel(names=["ApplyLipstick", "b"])},
+    label = F.ClassLabel(names=["ApplyLipstick", "b"])
+    features["ucf101"] = ({"video": F.Video(shape=(None, 16, 16, 3)), "label": label},
                           [{"video": pixels(n, 16, 16, 3), "label": 0} for n in (3, 5)])
     step = {"action": F.Tensor(shape=(4,), dtype=np.float32), "image_aux1": F.Image(shape=(16, 16, 3)),
             "image_main": F.Image(shape=(16, 16, 3))}
