@@ -98,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_sampler(task)
 
     ingest = verb("ingest", "Turn images or videos with captions into records; the same command goes on where it was.")
-    ingest.add_argument("--source", required=True, metavar="PATH", help="a file, a folder, gs://… or s3://…; tfds:NAME")
+    ingest.add_argument("--source", required=True, metavar="PATH", help="file or folder, here or remote; tfds:NAME")
     ingest.add_argument("--output", required=True, metavar="DIR", help="the data set's folder")
     ingest.add_argument("--form", default="auto", help="webdataset, parquet, tfrecord, urls, csv, jsonl, folder, tfds")
     ingest.add_argument("--kind", help="video or image (default: as the first sample)")
@@ -112,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--codec", default="lossy", help="lossy (jpeg, H.264) or lossless")
     ingest.add_argument("--upscale", action="store_true", help="keep what is smaller than --size")
     ingest.add_argument("--filter", action="append", metavar="NAME>=VALUE", help="width, height, side, aspect, "
-                        "duration, caption_length, language, similarity, aesthetic, watermark, unsafe, motion; duplicate")
+                        "duration, caption_length, language, similarity, aesthetic, … (docs/data.md)")
     ingest.add_argument("--keep_missing", metavar="NAMES", help="filters that keep samples without their field")
     ingest.add_argument("--test_share", type=float, default=0.01, help="of the samples, for the split test")
     ingest.add_argument("--videos", metavar="DIR", help="where a table's files lie (default: beside it)")

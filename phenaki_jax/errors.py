@@ -12,6 +12,13 @@ class UserError(ValueError):
     """
 
 
+class DataError(RuntimeError):
+    """What a run is fed with does not come, or too much of it is damaged: one sentence that names what and where.
+
+    No mistake of the user's: a run saves what it has and ends with exit code 1.
+    """
+
+
 def at_least(name: str, value: Any, least: int) -> None:
     """Raises: UserError where a value is no whole number, or a smaller one."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:

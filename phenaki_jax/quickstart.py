@@ -150,9 +150,9 @@ def world(module: str):
 
 def prepare(stages) -> None:
     """Builds the records of the configs' mixtures that are not built yet."""
-    from phenaki_jax.input import loader  # brings TensorFlow
+    from phenaki_jax.input import mix  # brings TensorFlow
     for config in stages:
-        loader.prepare_run(config)
+        mix.prepare_run(config)
 
 
 # ------------------------------------------------------------------------------------------------- story and samples

@@ -18,7 +18,7 @@ from phenaki_jax import cli, precompute
 from phenaki_jax.__main__ import main
 from phenaki_jax.config import to_json
 from phenaki_jax.errors import UserError
-from phenaki_jax.input import loader, text
+from phenaki_jax.input import loader, mix, text
 from phenaki_jax.digest import digest
 from phenaki_jax.input.cache import Cache, Writer
 from phenaki_jax.parallel import make_mesh
@@ -75,7 +75,7 @@ class Folder:
     def __init__(self, root):
         self.root, self.vocabulary = root, pieces(root / "spiece.model")
         (root / "tokenizer").mkdir()
-        loader.prepare(TINY["data.mixture"], root / "data", log=lambda line: None)
+        mix.prepare(TINY["data.mixture"], root / "data", log=lambda line: None)
         save_tokenizer(root / "tokenizer")
 
     def config(self, **changes):

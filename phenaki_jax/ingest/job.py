@@ -104,8 +104,8 @@ def _check_job(output: str, about: dict[str, Any]) -> None:
     for name, new in {"source": about["source"], **about["settings"]}.items():
         old = known["source"] if name == "source" else known["settings"].get(name)
         if old != new:
-            raise UserError(f"--output={output!r} was begun with --{name}={old!r}, and not {new!r}; give another folder, "
-                            "or what it was begun with")
+            raise UserError(f"--output={output!r} was begun with --{name}={old!r}, and not {new!r}; give another "
+                            "folder, or what it was begun with")
     if known["digest"] != about["digest"]:
         raise UserError(f"--output={output!r} was begun with other files in --source={about['source']!r}; give another "
                         "folder")

@@ -24,7 +24,7 @@ def write_manifest(output: str, about: Mapping[str, Any], units: Sequence[Mappin
     Returns:
       {"format", **about, "in", "kept", "dropped": {reason: samples}, "clips_dropped": {reason: clips}, "records",
       "splits": {split: {"records", "bytes", "sizes": [[[height, width], records]]}}, "shards": [{"file", "split",
-      "records", "bytes", "checksum", "duplicates": positions that are left out}], "examples": {reason: [[unit, key,
+      "size", "records", "bytes", "checksum", "duplicates": positions that are left out}], "examples": {reason: [[unit, key,
       detail]]}}
     """
     twice = _duplicates(output, units) if duplicates else {}
@@ -37,15 +37,15 @@ def write_manifest(output: str, about: Mapping[str, Any], units: Sequence[Mappin
         clips.update(unit["clips_dropped"])
         for reason, found in unit["examples"].items():
             shown.setdefault(reason, []).extend([unit["unit"], *one] for one in found)
-        for entry in unit["shards"]:
-            out = twice.get((unit["number"], entry["split"]), {})
+        for place, entry in enumerate(unit["shards"]):
+            out = twice.get((unit["number"], place), {})
             entry = entry | {"duplicates": sorted(position for positions in out.values() for position in positions)}
             kept -= len(out)
             dropped["duplicate"] += len(out)
             split = splits[entry["split"]]
             split["records"] += entry["records"] - len(entry["duplicates"])
             split["bytes"] += entry["bytes"]
-            split["sizes"].update({tuple(size): count for size, count in entry["sizes"]})
+            split["sizes"][tuple(entry["size"])] += entry["records"] - len(entry["duplicates"])
             shards.append(entry)
     manifest = {
         "format": 1, **about, "in": sum(unit["in"] for unit in units), "kept": kept,
@@ -58,8 +58,8 @@ def write_manifest(output: str, about: Mapping[str, Any], units: Sequence[Mappin
     return manifest
 
 
-def _duplicates(output: str, units: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], dict[int, range]]:
-    """{(unit, split): {first record of a sample: its records}} of all samples whose media an earlier sample has.
+def _duplicates(output: str, units: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], dict[int, range]]:
+    """{(unit, shard): {first record of a sample: its records}} of all samples whose media an earlier sample has.
 
     Sorted as numbers, so that some hundred million samples fit in memory.
     """
@@ -70,7 +70,7 @@ def _duplicates(output: str, units: Sequence[Mapping[str, Any]]) -> dict[tuple[i
     table = np.concatenate(rows) if rows else np.zeros((0, 5), np.int64)
     order = np.argsort(table[:, 0], kind="stable")
     again = order[1:][np.diff(table[order, 0]) == 0] if len(order) else order
-    found: dict[tuple[int, str], dict[int, range]] = {}
-    for _, split, first, count, number in table[again].tolist():
-        found.setdefault((number, SPLITS[split]), {})[first] = range(first, first + count)
+    found: dict[tuple[int, int], dict[int, range]] = {}
+    for _, shard, first, count, number in table[again].tolist():
+        found.setdefault((number, shard), {})[first] = range(first, first + count)
     return found

@@ -2,11 +2,11 @@
 
 A unit's files are, NUMBER being its place among the source's units:
 
-    train/NUMBER.array_record   its records, a shard for each split
+    train-64x64/NUMBER.array_record   its records, a shard for each split and size
     units/NUMBER.json           what it had and has; written last, so that with it all of the unit is there
     units/NUMBER.dropped.jsonl  a line for each sample that was dropped: key, reason, detail
-    units/NUMBER.media.npy      with the filter `duplicate`: for each kept sample a hash of its media, its split's
-                                number, its first record and how many it has; int64 [samples, 4]
+    units/NUMBER.media.npy      with the filter `duplicate`: for each kept sample a hash of its media, the number of its
+                                shard among the unit's, its first record there and how many it has; int64 [samples, 4]
 """
 
 import collections
@@ -35,8 +35,13 @@ UNWANTED = ("filter: ", "missing: ", "not an image", "not a video", "too small",
 
 
 def file_of(number: int, what: str) -> str:
-    """The name of a unit's file within its data set: what is "json", "dropped.jsonl", "media.npy" or a split."""
-    return f"{what}/{number:05}.array_record" if what in SPLITS else f"units/{number:05}.{what}"
+    """The name of one of a unit's files in units/: what is "json", "dropped.jsonl", "media.npy" or "crashed"."""
+    return f"units/{number:05}.{what}"
+
+
+def shard_of(number: int, split: str, size: tuple[int, int]) -> str:
+    """The name of a unit's shard of a split and a size."""
+    return f"{split}-{size[0]}x{size[1]}/{number:05}.array_record"
 
 
 def short(key: str) -> str:
@@ -49,25 +54,24 @@ def is_damage(reason: str) -> bool:
 
 
 class _Shard:
-    """One split's records of a unit, written to a temporary file."""
+    """A unit's records of a split and a size, written to a temporary file."""
 
-    def __init__(self, split: str, temporary: Path):
+    def __init__(self, number: int, split: str, size: tuple[int, int], scratch: Path):
         from array_record.python import array_record_module
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        self.split, self.temporary, self.records = split, temporary, 0
-        self.sizes: collections.Counter = collections.Counter()
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.file, self.split, self.size, self.records = shard_of(number, split, size), split, size, 0
+        self.temporary = temporary = scratch / self.file.replace("/", "-")
         self._writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
 
     def write(self, header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
         self._writer.write(pack(header, blobs))
-        self.sizes[header["height"], header["width"]] += 1
         self.records += 1
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):
             self._writer.close()
 
-    def finish(self, output: str, number: int) -> dict[str, Any]:
+    def finish(self, output: str) -> dict[str, Any]:
         """Moves it to its place; gives its entry in a manifest."""
         self._writer.close()
         digest = hashlib.blake2b(digest_size=16)
@@ -75,9 +79,9 @@ class _Shard:
             while part := file.read(1 << 20):
                 digest.update(part)
         size = self.temporary.stat().st_size
-        places.put(self.temporary, places.join(output, file_of(number, self.split)))
-        return {"file": file_of(number, self.split), "split": self.split, "records": self.records, "bytes": size,
-                "checksum": digest.hexdigest(), "sizes": [[list(s), n] for s, n in sorted(self.sizes.items())]}
+        places.put(self.temporary, places.join(output, self.file))
+        return {"file": self.file, "split": self.split, "size": list(self.size), "records": self.records,
+                "bytes": size, "checksum": digest.hexdigest()}
 
 
 def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratch: Path,
@@ -92,7 +96,7 @@ def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratc
     Returns:
       units/NUMBER.json.
     """
-    shards: dict[str, _Shard] = {}
+    shards: dict[tuple[str, tuple[int, int]], _Shard] = {}
     dropped: list[tuple[str, BadRecord]] = []
     lost: collections.Counter = collections.Counter()
     media: list[tuple[int, int, int, int]] = []
@@ -114,15 +118,17 @@ def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratc
             except BadRecord as error:
                 dropped.append((sample.key, error))
                 continue
-            if split not in shards:
-                shards[split] = _Shard(split, scratch / f"{number:05}-{split}.array_record")
+            size = made[0][0]["height"], made[0][0]["width"]  # all clips of a sample have one
+            if (split, size) not in shards:
+                shards[split, size] = _Shard(number, split, size, scratch)
+            shard = shards[split, size]
             if settings.duplicates:
-                media.append((_media_hash(sample), SPLITS.index(split), shards[split].records, len(made)))
+                media.append((_media_hash(sample), list(shards).index((split, size)), shard.records, len(made)))
             for header, blobs in made:
-                shards[split].write(header | {"key": f"{unit.name}/{header['key']}"}, blobs)
+                shard.write(header | {"key": f"{unit.name}/{header['key']}"}, blobs)
             kept += 1
             watch("")  # from here to the next sample it is the source that may stall
-        entries = [shards[split].finish(output, number) for split in sorted(shards)]
+        entries = [shard.finish(output) for shard in shards.values()]
     finally:
         for shard in shards.values():
             shard.close()

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from phenaki_jax import media
 from phenaki_jax.errors import UserError
 from phenaki_jax.input import order, text
+from phenaki_jax.input.records import BadRecord
 from phenaki_jax.input.schema import KNOWN_FRAMES, TEXT_LENGTH, to_text
 
 FRAMES = 11
@@ -78,6 +80,57 @@ def slide_image(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[s
     return _row(record, np.rint(slid).astype(np.uint8), record["caption"], 0)
 
 
+slide_image.endless = True
+
+
+def fit(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """An ingested record at the size and the frame rate that are asked for, where any are.
+
+    The largest middle part of the size's aspect, resized; of twice the frame rate every second frame, and so on.
+
+    Raises: BadRecord where the rate is no multiple of the one that is asked for.
+    """
+    record = dict(record)
+    video, fps = record["video"], lengths.get("fps")
+    if fps and record["fps"] and len(video) > 1 and record["fps"] != fps:
+        stride = float(record["fps"]) / fps
+        if stride < 1 or stride != int(stride):
+            raise BadRecord("frame rate", f"{record['fps']:g} a second, {fps:g} are asked for")
+        video, record["fps"] = video[::int(stride)], np.float32(fps)
+        if "starts" in record:
+            record["starts"] = -(-record["starts"] // int(stride))
+    if "height" in lengths:
+        video = media.fit(video, lengths["height"], lengths["width"])
+    return record | {"video": video}
+
+
+def cut_window(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """A window of lengths["video"] frames anywhere in a clip, or of a story as `cut_story` does.
+
+    Raises: BadRecord where the record has fewer frames.
+    """
+    frames = lengths.get("video", FRAMES)
+    if len(record["video"]) < frames:
+        raise BadRecord("clip too short", f"{len(record['video'])} frames, tokenizer.frames={frames}")
+    if len(record.get("captions", ())) > 1:
+        return cut_story(record, lengths)
+    first = order.hash64(int(record["seed"]), "window") % (len(record["video"]) - frames + 1)
+    return _row(record, record["video"][first:first + frames], record["caption"], 0)
+
+
+def every_cut(record: Mapping[str, Any], lengths: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """All windows that `cut_window` may cut, whatever the seed."""
+    frames = lengths.get("video", FRAMES)
+    if len(record.get("captions", ())) > 1:
+        yield from every_window(record, lengths)
+        return
+    for first in range(len(record["video"]) - frames + 1):
+        yield _row(record, record["video"][first:first + frames], record["caption"], 0)
+
+
+cut_window.every = every_cut
+
+
 def check_sizes(sizes: Sequence[tuple[int, int, int]], full: tuple[int, int, int]) -> None:
     """Raises: UserError where clips of the full (frames, height, width) cannot be shrunk to one of the sizes."""
     frames, height, width = full
@@ -125,14 +178,20 @@ def every_row(steps: Sequence[Callable], record: Mapping[str, Any],
 
     A step that draws has an attribute `every`, (record, lengths) -> all that it can give, as `cut_story` has.
 
-    Raises: KeyError: 'seed', where a step draws and has none.
+    Raises: Endless where a step draws from more than can be told.
     """
     if not steps:
         yield record
         return
     first, *rest = steps
+    if getattr(first, "endless", False):
+        raise Endless
     for row in first.every(record, lengths) if hasattr(first, "every") else [first(record, lengths)]:
         yield from every_row(rest, row, lengths)
+
+
+class Endless(Exception):
+    """A task's rows cannot be listed."""
 
 
 def _window(record: Mapping[str, Any], first: int, frames: int) -> dict[str, Any]:

@@ -151,8 +151,12 @@ class Shards(Sequence):
             position += out <= position
         return shard, position
 
+    @property
+    def files(self) -> list[str]:
+        return [path for path, _, _ in self._shards]
+
     def file(self, index: int) -> str:
-        """The shard's file."""
+        """The file that a record lies in."""
         return self._shards[self.place(index)[0]][0]
 
     def __getitem__(self, index: int) -> bytes:
@@ -179,19 +183,32 @@ class Shards(Sequence):
 
 
 class Records(Sequence):
-    """The records of a split of a data set, decoded, by position.
+    """The records of a split of a data set, or those of one size alone, decoded, by position.
 
-    Attributes: folder; manifest; sizes: {(height, width): records}.
+    Attributes: folder; manifest; sizes: {(height, width): records} of the split.
     """
 
-    def __init__(self, folder: Path, split: str):
+    def __init__(self, folder: Path, split: str, size: tuple[int, int] | None = None):
         self.folder, self.manifest, self.split = Path(folder), read_manifest(Path(folder)), split
         splits = self.manifest["splits"]
         if split not in splits:
             raise UserError(f"data.split={split!r} is no split of {str(folder)!r}; it has {', '.join(splits)}.")
-        entries = [entry for entry in self.manifest["shards"] if entry["split"] == split]
+        self.sizes = {tuple(one): count for one, count in splits[split]["sizes"]}
+        if size is not None and size not in self.sizes:
+            raise UserError(f"{str(folder)!r} has no records of {size[0]} x {size[1]}; it has "
+                            f"{', '.join(f'{height} x {width}' for height, width in self.sizes)}.")
+        entries = [entry for entry in self.manifest["shards"]
+                   if entry["split"] == split and size in (None, tuple(entry["size"]))]
         self.data = Shards([(self.folder / entry["file"], entry["records"], entry["duplicates"]) for entry in entries])
-        self.sizes = {tuple(size): count for size, count in splits[split]["sizes"]}
+
+    @property
+    def files(self) -> list[str]:
+        """Its shards."""
+        return self.data.files
+
+    def file(self, index: int) -> str:
+        """The shard that a record lies in."""
+        return self.data.file(index)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -10,6 +10,7 @@ import io
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.input import order
+from phenaki_jax.input import order, preprocess
+from phenaki_jax.input.records import MANIFEST, BadRecord, Records, read_manifest
 from phenaki_jax.input.schema import STREAMS
 
 Lengths = Mapping[str, int]
@@ -108,7 +110,7 @@ class RandomAccessSource(seqio.DataSource):
                     use_cached: bool = False, num_epochs: int | None = 1) -> tf.data.Dataset:
         """One epoch in the loader's order (shuffle) or as stored; `place` says where each record stands."""
         del sequence_length, use_cached, num_epochs
-        records, builder = self.records(split), self._built(split)
+        records = self.records(split)
         if seed is None:
             seed = random.SystemRandom().getrandbits(31) if shuffle else 0
         index, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
@@ -117,13 +119,93 @@ class RandomAccessSource(seqio.DataSource):
 
         def generate():
             for position in positions:
-                record = records[order.record_index(key, position, size) if shuffle else position]
-                yield {**record, "place": np.array([key, position, len(positions), size], np.int64)}
+                index = order.record_index(key, position, size) if shuffle else position
+                with contextlib.suppress(BadRecord):
+                    yield {**self._row(records[index]),
+                           "place": np.array([key, position, len(positions), size], np.int64)}
 
-        spec = {name: tf.TensorSpec(info.shape, info.tf_dtype)
-                for name, info in builder.info.features.get_tensor_info().items()}
         return tf.data.Dataset.from_generator(
-            generate, output_signature={**spec, "place": tf.TensorSpec([4], tf.int64)})
+            generate, output_signature={**self._spec(), "place": tf.TensorSpec([4], tf.int64)})
+
+    def _spec(self) -> dict[str, tf.TensorSpec]:
+        """The form of a record."""
+        return {name: tf.TensorSpec(info.shape, info.tf_dtype)
+                for name, info in self.builder().info.features.get_tensor_info().items()}
+
+    def _row(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A record in that form."""
+        return record
+
+
+class FolderSource(RandomAccessSource):
+    """A data set of `phenaki ingest`, a folder of data.data_dir: read by position, and as a seqio source.
+
+    Args:
+      name: the folder's. stream: "video" or "image", what it holds.
+    """
+
+    def __init__(self, name: str, *, stream: str):
+        super().__init__(name, None, stream=stream)
+
+    def folder(self, data_dir: str | None = None) -> Path:
+        return Path(data_dir or seqio.LazyTfdsLoader().data_dir or ".") / self.name
+
+    def is_built(self, data_dir: str | None = None) -> bool:
+        return (self.folder(data_dir) / MANIFEST).is_file()
+
+    def build(self, data_dir: str | None = None, log: Callable[[str], None] = print) -> None:
+        """Raises: UserError where it is not there, for it cannot be built from nothing."""
+        kind = read_manifest(self.folder(data_dir))["settings"]["kind"]
+        if kind != self.stream:
+            raise UserError(f"{str(self.folder(data_dir))!r} holds records of kind {kind!r}; {self.name!r} is to be "
+                            f"one of kind {self.stream!r}")
+
+    def of_size(self, split: str, data_dir: str | None = None, size: tuple[int, int] | None = None) -> Records:
+        """The records of a split, or those of a size (height, width) alone."""
+        return Records(self.folder(data_dir), split, size)
+
+    records = of_size
+
+    def fps(self, split: str, data_dir: str | None = None) -> float:
+        """Frames a second of its clips."""
+        return float(read_manifest(self.folder(data_dir))["settings"]["fps"])
+
+    def video_shape(self, split: str, data_dir: str | None = None) -> tuple[int | None, ...]:
+        """(F, Y, X, 3) of the records; None where it differs between them."""
+        sizes = list(Records(self.folder(data_dir), split).sizes)
+        return (1 if self.stream == "image" else None), *(sizes[0] if len(sizes) == 1 else (None, None)), 3
+
+    def num_input_examples(self, split: str) -> int:
+        return len(self.of_size(split))
+
+    def list_shards(self, split: str) -> list[str]:
+        return self.of_size(split).files
+
+    def _spec(self) -> dict[str, tf.TensorSpec]:
+        shapes = {"video": ((None, None, None, 3), tf.uint8), "caption": ((), tf.string), "fps": ((), tf.float32),
+                  "captions": ((None,), tf.string), "starts": ((None,), tf.int32)}
+        return {name: tf.TensorSpec(shape, dtype) for name, (shape, dtype) in shapes.items()}
+
+    def _row(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        whole = {"captions": [record["caption"]], "starts": np.zeros(1, np.int32)} | dict(record)
+        return {name: whole[name] for name in self._spec()}
+
+
+def add_folder(name: str, stream: str | None = None, data_dir: str | None = None) -> seqio.Task:
+    """The task of a data set of `phenaki ingest`, registered under its folder's name.
+
+    stream: what it holds; None reads its manifest.
+    """
+    if name in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(name)
+    if stream is None:
+        stream = read_manifest(Path(data_dir or ".") / name)["settings"]["kind"]
+    steps = [preprocess.fit, preprocess.cut_window if stream == "video" else preprocess.cut_image]
+    return seqio.TaskRegistry.add(
+        name, source=FolderSource(name, stream=stream),
+        preprocessors=[number_records, NumpyStep(steps[0], FITTED), NumpyStep(steps[1], CUT),
+                       NumpyStep(preprocess.tokenize, TOKENIZED)],
+        output_features=FEATURES, shuffle_buffer_size=None)
 
 
 def number_records(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -174,5 +256,7 @@ class NumpyStep:
         return dataset.map(step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
+FITTED = {"video": (tf.uint8, 4), "caption": (tf.string, 0), "fps": (tf.float32, 0), "captions": (tf.string, 1),
+          "starts": (tf.int32, 1), "seed": (tf.int64, 0)}
 CUT = {"video": (tf.uint8, 4), "caption": (tf.string, 0), "fps": (tf.float32, 0), "known_frames": (tf.int32, 0)}
 TOKENIZED = {name: (feature.dtype, feature.rank) for name, feature in FEATURES.items()}

@@ -112,13 +112,13 @@ def held_out(config: Any, sizes: Scale) -> Clips:
     """Builds the records that are absent and reads the held-out ones; without the extra `clips` there are no films."""
     if str(configs.CHECKOUT) not in sys.path:
         sys.path.append(str(configs.CHECKOUT))  # where data/ lies
-    from phenaki_jax.input import loader  # brings TensorFlow
+    from phenaki_jax.input import mix  # brings TensorFlow
     data = config.data
     where = {"data_dir": data.data_dir, "modules": tuple(data.modules)}
 
     def read(task: str, split: str, count: int) -> list:
-        loader.prepare(task, **where)
-        return loader.eval_records(task, split, count, **where)
+        mix.prepare(task, **where)
+        return mix.eval_records(task, split, count, **where)
 
     def stack(records: Sequence[Mapping]) -> np.ndarray:
         return np.stack([record["video"] for record in records])

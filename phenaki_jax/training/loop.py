@@ -310,12 +310,12 @@ def data_loader(config, train: bool):
                 f"Training reads its data with {error.name!r}, which is not installed; "
                 "install the extra: pip install 'phenaki_jax[train]'."
             ) from None
-    from phenaki_jax.input import loader
+    from phenaki_jax.input import loader, mix
 
     if str(configs.CHECKOUT) not in sys.path:
         sys.path.append(str(configs.CHECKOUT))  # where data/ lies
     if train:
-        loader.prepare_run(config)
+        mix.prepare_run(config)
     return loader.make_loader(config, train)
 
 

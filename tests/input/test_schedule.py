@@ -5,7 +5,7 @@ import itertools
 import pytest
 from phenaki_jax.config import from_dict
 from phenaki_jax.errors import UserError
-from phenaki_jax.input import loader
+from phenaki_jax.input import loader, mix
 
 IMAGES, BOTH, CLIPS = "sprite_images_32_tiny", "sprite_tiny_80_20", "sprite_clips_32_tiny"
 
@@ -16,7 +16,7 @@ def config(tmp_path_factory):
         "seed": 0, "batch_size": 10, "tokenizer": {"frames": 11, "height": 32, "width": 32}, "text": {"length": 96},
         "data": {"mixture": BOTH, "modules": ("data.mixtures",), "split": "train", "eval_split": "test", "fps": 8.0,
                  "data_dir": str(tmp_path_factory.mktemp("data"))}})
-    loader.prepare_run(scheduled(config, IMAGES, BOTH), log=lambda line: None)  # all of BOTH, which its phase names
+    mix.prepare_run(scheduled(config, IMAGES, BOTH), log=lambda line: None)  # all of BOTH, which its phase names
     return config
 
 
@@ -77,5 +77,5 @@ def test_a_phase_that_cannot_be_is_said_before_the_first_one(config, change, wor
     config = scheduled(config, IMAGES, BOTH)
     config.update(change)
     with pytest.raises(UserError, match=words):
-        loader.prepare_run(config)
+        mix.prepare_run(config)
         loader.make_loader(config)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import seqio
-from phenaki_jax.input import loader, order, preprocess
+from phenaki_jax.input import loader, mix, order, preprocess
 
 TASKS = ["sprite_clips_32_tiny", "sprite_stories_32_tiny", "sprite_images_32_tiny"]
 LENGTHS = {"video": 11, "text": 96}
@@ -15,7 +15,7 @@ SEED = 7
 @pytest.fixture(scope="module", autouse=True)
 def data_dir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("data"))
-    loader.prepare("sprite_tiny_80_20", folder, log=lambda line: None)
+    mix.prepare("sprite_tiny_80_20", folder, log=lambda line: None)
     seqio.set_tfds_data_dir_override(folder)
     yield folder
     seqio.set_tfds_data_dir_override(None)

@@ -23,15 +23,15 @@ def config_of(name, scale="cpu"):
 
 @pytest.mark.parametrize("scale", table2.SCALES)
 def test_the_mixes_differ_in_their_data_alone_and_fill_whole_rows(scale):
-    from phenaki_jax.input import loader
+    from phenaki_jax.input import mix
     generators = {name: dict(configs.fields(config_of(name, scale))) for name in table2.MIXES}
     differing = {field for field in generators["80_20"] if len({str(g[field]) for g in generators.values()}) > 1}
     assert differing == {"data.mixture"}
     shares = {}
     for name, fields in generators.items():
-        tasks, rates = loader.find_mixture(fields["data.mixture"])
-        shared = loader.stream_shares({task.name: task.source.stream for task in tasks}, rates)
-        rows = loader.stream_rows(shared, fields["batch_size"])
+        tasks, rates = mix.find_mixture(fields["data.mixture"])
+        shared = mix.stream_shares({task.name: task.source.stream for task in tasks}, rates)
+        rows = mix.stream_rows(shared, fields["batch_size"])
         shares[name] = rows.get("image", 0) / sum(rows.values())
     assert shares == {"video_only": 0, "80_20": 0.2, "50_50": 0.5}
     tokenizer = config_of("tokenizer", scale)
@@ -172,7 +172,7 @@ def test_from_nothing_to_the_report_and_on_after_a_kill(trained, tmp_path, monke
         for kind in ("video", "image"):
             assert {v["share"] for v in entry[kind]["image_only"]["values"].values()} == {shown}
         assert entry["video"]["known"]["agreement"]["motion"] == 1.0
-        assert entry["fvd"] < 0.1 and entry["made_by"]["step"] == 2400
+        assert entry["fvd"] < 0.1 and entry["made_by"]["step"] == 4800
         assert "motion" not in entry["image"]["known"]["agreement"] and entry["parameters"] == 6
     met = {row["what"]: row["met"] for row in report["directions"]}
     assert met["outlined in motion: 50/50 against 100/0"] and met["orange in motion: 80/20 against 100/0"]

@@ -1,0 +1,124 @@
+"""From a mixture's name to its tasks, and from their rates to the rows of a batch.
+
+A name is one that `data.modules` register with seqio, of a mixture or a task; or that of a data set in data.data_dir,
+as `phenaki ingest` made it; or several of these with their rates, "webvid:0.8,laion:0.2".
+"""
+
+import fractions
+import importlib
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from phenaki_jax import config as configs
+from phenaki_jax.errors import UserError
+from phenaki_jax.input.records import MANIFEST
+from phenaki_jax.input.schema import STREAMS, Record, to_record
+
+MODULES = ("data.mixtures",)
+
+
+def find_mixture(name: str, modules: Sequence[str] = MODULES, field: str = "data.mixture",
+                 data_dir: str | os.PathLike | None = None) -> tuple[list[Any], dict[str, float]]:
+    """The seqio tasks of a mixture's name, and {task name: rate}.
+
+    Args:
+      modules: imported first; they register.
+      field: where the name stands, for the sentence that says it is unknown.
+      data_dir: where ingested data sets lie.
+    """
+    import seqio
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+                raise UserError(f"data.modules has {module!r}, which is no Python module here.") from None
+            raise
+    if ":" in name:
+        tasks, rates = [], {}
+        for part, rate in _inline(name, field).items():
+            found, inner = find_mixture(part, (), field, data_dir)
+            tasks += [task for task in found if task.name not in rates]
+            for task, share in inner.items():
+                rates[task] = rates.get(task, 0.0) + rate * share / sum(inner.values())
+        return tasks, rates
+    if name in seqio.TaskRegistry.names():
+        return [seqio.TaskRegistry.get(name)], {name: 1.0}
+    if name in seqio.MixtureRegistry.names():
+        mixture = seqio.MixtureRegistry.get(name)
+        return list(mixture.tasks), {task.name: mixture.get_rate(task) for task in mixture.tasks}
+    if data_dir and (Path(data_dir) / name / MANIFEST).is_file():
+        from phenaki_jax.input.seqio_source import add_folder
+        return [add_folder(name, data_dir=os.fspath(data_dir))], {name: 1.0}
+    raise UserError(f"{field}={name!r} is not registered by {', '.join(modules)}; there are "
+                    f"{', '.join(sorted(seqio.MixtureRegistry.names()))}; nor is it a data set in "
+                    f"data.data_dir={os.fspath(data_dir or '')!r}.")
+
+
+def _inline(name: str, field: str) -> dict[str, float]:
+    """ "a:0.8,b:0.2" (or with + for commas) -> {"a": 0.8, "b": 0.2}. Raises: UserError."""
+    found: dict[str, float] = {}
+    for part in name.replace("+", ",").split(","):
+        one, colon, rate = part.strip().rpartition(":")
+        try:
+            found[one] = float(rate)
+        except ValueError:
+            colon = ""
+        if not colon or not one or not 0 < found[one] < math.inf:
+            raise UserError(f"{field}={name!r} has {part.strip()!r}; write NAME:RATE, several with a comma, each rate "
+                            "above 0.")
+    return found
+
+
+def prepare(mixture_name: str, data_dir: str | os.PathLike, *, modules: Sequence[str] = MODULES,
+            log: Callable[[str], None] = print, field: str = "data.mixture") -> None:
+    """Builds the records that a mixture or task needs and `data_dir` lacks; returns at once if it lacks none."""
+    for task in find_mixture(mixture_name, modules, field, data_dir)[0]:
+        task.source.build(os.fspath(data_dir), log)
+
+
+def prepare_run(config: Any, log: Callable[[str], None] = print) -> None:
+    """`prepare` for every mixture that a run's config names."""
+    data = config.data
+    for _, mixture in configs.mixtures(config):
+        prepare(mixture, data.data_dir, modules=tuple(data.modules), log=log, field=field_of(config))
+
+
+def field_of(config: Any) -> str:
+    """The config's field that names its mixtures."""
+    return "data.schedule" if config.data.get("schedule") else "data.mixture"
+
+
+def eval_records(name: str, split: str, n: int, *, data_dir: str | os.PathLike,
+                 modules: Sequence[str] = MODULES) -> list[Record]:
+    """The first n records (fewer if the split has fewer) of a task, for example "sprite_clips_32", as NumPy."""
+    tasks, _ = find_mixture(name, modules, data_dir=data_dir)
+    if len(tasks) != 1:
+        raise UserError(f"{name!r} is a mixture; name one of its tasks: {', '.join(t.name for t in tasks)}.")
+    records = tasks[0].source.records(split, os.fspath(data_dir))
+    return [to_record(records[i]) for i in range(min(n, len(records)))]
+
+
+def stream_shares(streams: Mapping[str, str], rates: Mapping[str, float]) -> dict[str, fractions.Fraction]:
+    """What share of a batch's rows each stream has, exactly. streams: {task: stream}; rates: {task: rate}."""
+    exact = {task: fractions.Fraction(rate).limit_denominator(10**6) for task, rate in rates.items()}
+    total = sum(exact.values())
+    shares = {stream: sum((exact[t] for t in rates if streams[t] == stream), fractions.Fraction()) / total
+              for stream in STREAMS}
+    return {stream: share for stream, share in shares.items() if share}
+
+
+def stream_rows(shares: Mapping[str, fractions.Fraction], batch_size: int, mixture: str = "",
+                field: str = "data.mixture") -> dict[str, int]:
+    """Rows of each stream in a batch; UserError if they are no whole numbers."""
+    unit = math.lcm(*(share.denominator for share in shares.values()))
+    if batch_size < 1 or batch_size % unit:
+        lower = batch_size // unit * unit
+        near = [n for n in (lower, lower + unit) if n > 0]
+        parts = ", ".join(f"{share} {stream}" for stream, share in shares.items())
+        raise UserError(f"batch_size={batch_size} cannot be divided as {field}={mixture!r} asks ({parts}); "
+                        f"{' or '.join(map(str, near))} can.")
+    return {stream: int(batch_size * share) for stream, share in shares.items()}
