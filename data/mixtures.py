@@ -4,8 +4,20 @@ import seqio
 
 from data.real_clips import tasks as _real_tasks  # noqa: F401  registers real_*
 from data.sprite_stories import tasks as _sprite_tasks  # noqa: F401  registers sprite_*
+from phenaki_jax.input.seqio_source import add_folder
 
 add = seqio.MixtureRegistry.add
+add_folder("laion", "image")
+add_folder("pairs", "image")
+add_folder("webvid", "video")
+
+# Folders of data.data_dir, made by `phenaki ingest` (docs/data.md). Any other one is a task by its name, and
+# --config.data.mixture=webvid:0.9,laion:0.1 a mixture.
+add("laion_webvid_80_20", [("webvid", 0.8), ("laion", 0.2)])
+add("laion_webvid_50_50", [("webvid", 0.5), ("laion", 0.5)])
+add("laion_webvid_video_only", [("webvid", 1.0)])
+# The paper's: 80 % videos, and 10 % each of two sets of images, one of them LAION-400M (section 3).
+add("paper_80_10_10", [("webvid", 0.8), ("laion", 0.1), ("pairs", 0.1)])
 
 # Four shapes, 32 x 32: the quickstart's world.
 add("sprite_stories_80_20", [("sprite_clips_32", 0.6), ("sprite_stories_32", 0.2), ("sprite_images_32", 0.2)])

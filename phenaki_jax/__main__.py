@@ -1,7 +1,7 @@
 """The command line: `phenaki VERB …`, also `python -m phenaki_jax VERB …`.
 
-Exit codes: 0 done; 1 doctor found something; 2 a mistake of the user's, said in one sentence; 130 asked to stop (and
-saved).
+Exit codes: 0 done; 1 doctor found something, or data that does not come ended a run (which saved); 2 a mistake of the
+user's, said in one sentence; 130 asked to stop (and saved).
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from phenaki_jax.errors import UserError
+from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.memory import restart_keeping_memory
 
 
@@ -210,6 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"phenaki: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except DataError as error:
+        print(f"phenaki: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

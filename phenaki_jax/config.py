@@ -24,11 +24,11 @@ _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_e
 _PATHS = ("tokenizer_run", "generator_run", "train.init_from", "data.data_dir", "data.token_cache", "text.path",
           "text.vocabulary", "text.cache")
 # Fields that a config may leave out, and what they are then.
-OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.token_cache": "", "generator.conditions": (),
-            "tokenizer.first_frame": "apart",
-            "train.accumulate": 1, "train.ends_given": 0.0, "train.init_from": "", "train.noise_augmentation": 0.0,
-            "sampling.noise_augmentation": 0.0, "text.path": "", "text.vocabulary": "", "text.activation": "",
-            "text.dtype": "float32", "text.cache": ""}
+OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.buckets": (), "data.token_cache": "",
+            "data.workers": 0, "data.patience": 45.0, "data.max_bad": 0.01, "generator.conditions": (),
+            "tokenizer.first_frame": "apart", "train.accumulate": 1, "train.ends_given": 0.0, "train.init_from": "",
+            "train.noise_augmentation": 0.0, "sampling.noise_augmentation": 0.0, "text.path": "", "text.vocabulary": "",
+            "text.activation": "", "text.dtype": "float32", "text.cache": ""}
 
 
 def load_config(source: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -198,7 +198,7 @@ def check(config: ConfigDict) -> None:
     for name in _POSITIVE:
         if name in known and known[name] < 1:
             raise UserError(f"Config field {name!r} is {known[name]}; it has to be at least 1.")
-    for name in ("data.text_drop", "train.ema_decay", "optimizer.end_factor", "generator.dropout"):
+    for name in ("data.text_drop", "data.max_bad", "train.ema_decay", "optimizer.end_factor", "generator.dropout"):
         if name in known and not 0 <= known[name] <= 1:
             raise UserError(f"Config field {name!r} is {known[name]}; it has to be between 0 and 1.")
     _check_schedule(known.get("data.schedule") or ())
@@ -219,14 +219,20 @@ def _check_schedule(schedule: Any) -> None:
 
 
 def _check_sizes(known: Mapping[str, Any]) -> None:
-    """That clips of `data.sizes` are whole patches, and whole groups of a generator's tokens."""
+    """That clips of `data.sizes` and `data.buckets` are whole patches, and whole groups of a generator's tokens."""
     _, *patch = known.get("tokenizer.patch") or (1, 1, 1)
+    buckets = known.get("data.buckets") or ()
+    if not all(isinstance(size, tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
+               for size in buckets):
+        raise UserError(f"Config field 'data.buckets' is {buckets!r}; it has to be heights and widths, written "
+                        "(64,64),(48,80).")
     group = (1, 1) if known["stage"] == "tokenizer" else known.get("generator.group") or (1, 1)
     rows, columns = (p * g for p, g in zip(patch, group))
-    for size in known.get("data.sizes") or ():
-        if isinstance(size, tuple) and len(size) == 3 and (size[1] % rows or size[2] % columns):
-            raise UserError(f"Config field 'data.sizes' has {size!r}; the height has to be a multiple of {rows} and "
-                            f"the width one of {columns}, a patch times a generator's group.")
+    for name, sizes in (("sizes", known.get("data.sizes") or ()), ("buckets", buckets)):
+        for size in sizes:
+            if isinstance(size, tuple) and len(size) > 1 and (size[-2] % rows or size[-1] % columns):
+                raise UserError(f"Config field 'data.{name}' has {size!r}; the height has to be a multiple of {rows} "
+                                f"and the width one of {columns}, a patch times a generator's group.")
 
 
 def mixtures(config: ConfigDict) -> tuple[tuple[int, str], ...]:

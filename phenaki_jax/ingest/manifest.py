@@ -24,8 +24,8 @@ def write_manifest(output: str, about: Mapping[str, Any], units: Sequence[Mappin
     Returns:
       {"format", **about, "in", "kept", "dropped": {reason: samples}, "clips_dropped": {reason: clips}, "records",
       "splits": {split: {"records", "bytes", "sizes": [[[height, width], records]]}}, "shards": [{"file", "split",
-      "size", "records", "bytes", "checksum", "duplicates": positions that are left out}], "examples": {reason: [[unit, key,
-      detail]]}}
+      "size", "records", "bytes", "checksum", "duplicates": positions that are left out}], "examples": {reason:
+      [[unit, key, detail]]}}
     """
     twice = _duplicates(output, units) if duplicates else {}
     shards, dropped, clips = [], collections.Counter(), collections.Counter()

@@ -4,6 +4,7 @@ Both say what is being read when nothing comes of it, so that a run on a broken 
 name of the file instead of standing still.
 """
 
+import contextlib
 import ctypes
 import itertools
 import multiprocessing
@@ -20,6 +21,7 @@ from phenaki_jax.errors import DataError
 from phenaki_jax.input.schema import Batch
 
 PATIENCE = 45.0  # seconds
+STARTING = 120.0  # seconds more that a process may take to start
 TEXT_BYTES = 1024
 SLOTS = 2  # batches that a process has ready, or in the making
 TRIES = 2  # how often a batch is begun before the run ends
@@ -45,8 +47,9 @@ class Watch:
         return self._text.value.decode("utf-8", "replace") or "the first record"
 
     def stalled(self, patience: float) -> bool:
-        """Whether nothing was told for so long."""
+        """Whether nothing was told for so long; who has told nothing yet may still be starting."""
         now = self._count.value
+        patience += 0 if now else STARTING
         if now != self._seen:
             self._seen, self._since = now, time.monotonic()
         return time.monotonic() - self._since > patience
@@ -167,14 +170,16 @@ class _Worker:
         for stream, name, dtype, shape, begin in layout:
             view = np.ndarray(shape, dtype, self._memory[slot].buf, begin)
             batch.setdefault(stream, {})[name] = view.copy()
-        self._pipe.send(slot)
+        with contextlib.suppress(OSError):  # it may have died since; the next batch will tell
+            self._pipe.send(slot)
         return batch, ""
 
     def stop(self) -> None:
         self._process.kill()
         self._process.join()
         self._pipe.close()
-        for memory in self._memory:
+        while self._memory:
+            memory = self._memory.pop()
             memory.close()
             memory.unlink()
 

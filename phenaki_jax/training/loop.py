@@ -17,7 +17,7 @@ import numpy as np
 
 from phenaki_jax import config as configs
 from phenaki_jax import media
-from phenaki_jax.errors import UserError
+from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.models.build import tokenizer_config as sizes_of
 from phenaki_jax.parallel import enable_compilation_cache, free_unused_memory, make_mesh, shard_batch
 from phenaki_jax.training import checkpoints as ckpt
@@ -30,7 +30,8 @@ from phenaki_jax.training.state import abstract_state, create_state, make_step, 
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
-               "data.data_dir", "data.token_cache", "text.cache", "sampling.", "train.init_from")
+               "data.data_dir", "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache",
+               "sampling.", "train.init_from")
 
 # Of a generator's run, what a critic over it may have otherwise: how it is computed, and where its encoder lies.
 FREE_GENERATOR_FIELDS = ("dtype", "remat", "unroll", "dropout", "path", "cache")
@@ -144,7 +145,7 @@ def train(
     sample_batches: dict[str, Any] = {}
     programs: dict[str, Callable] = {}
     pending: tuple[int, list] | None = None
-    finished_step = start
+    finished_step, failed = start, None
     progress.update(start)
     with jax.set_mesh(mesh), _Stop() as stop:
         batches = loader.iterate(start)
@@ -160,10 +161,16 @@ def train(
             finished_step = step
             if step < total:
                 asked = time.monotonic()
-                host_batch = next(batches)
-                if values["loss"].is_ready():
-                    progress.waited(time.monotonic() - asked)
-                batch = shard_batch(mesh, host_batch)
+                try:
+                    host_batch = next(batches)
+                    if values["loss"].is_ready():
+                        progress.waited(time.monotonic() - asked)
+                    batch = shard_batch(mesh, host_batch)
+                except DataError as error:
+                    if jax.process_count() > 1:
+                        raise  # the others wait for this one's rows, and cannot save without it
+                    failed = error  # what is done is kept
+                    stop.ask()
             if pending:
                 log(*pending)
                 pending = None
@@ -214,6 +221,8 @@ def train(
         metrics_file.close()
     if events:
         events.close()
+    if failed:
+        raise DataError(f"{failed}; saved at step {finished_step} of {total}, from where the same command goes on")
     if finished_step < total:
         _print(f"stopped and saved at step {finished_step} of {total}; the same command goes on from there.")
     else:
@@ -361,6 +370,9 @@ class _Stop:
         self._asked = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def ask(self) -> None:
+        self._asked = True
 
     def requested(self, step: int) -> bool:
         """Whether to stop after this step; with several processes all have to agree, so they ask each other."""

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from phenaki_jax import media
+from phenaki_jax import cli
+from phenaki_jax.__main__ import main
 from phenaki_jax.config import mixtures, to_json
-from phenaki_jax.errors import UserError
+from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.training.checkpoints import checkpoint_steps, load_run
 from phenaki_jax.training.loop import frozen_arrays, train
 from phenaki_jax.training.metrics import read_lines
@@ -56,6 +58,34 @@ def wait_for_step(process, workdir, step):
             return
         time.sleep(0.02)
     raise AssertionError(f"step {step} was not reached in time")
+
+
+class Breaking(TinyLoader):
+    """Stalls before step 5."""
+
+    def iterate(self, start_step: int = 0):
+        for step, batch in enumerate(super().iterate(start_step), start_step):
+            if step == 5:
+                raise DataError("reading record 7 in /mount/shard-003 has stalled for 45 seconds")
+            yield batch
+
+
+def test_data_that_does_not_come_ends_a_run_that_saves(tmp_path):
+    """What was done is kept, and the run goes on to the numbers of one that was never interrupted."""
+    with pytest.raises(DataError, match="shard-003 has stalled for 45 seconds; saved at step 5 of 12"):
+        run(tmp_path / "broken", tiny_config(12), make_loader=Breaking)
+    assert checkpoint_steps(tmp_path / "broken")[-1] == 5
+    run(tmp_path / "broken", tiny_config(12))
+    run(tmp_path / "whole", tiny_config(12))
+    assert lines(tmp_path / "broken") == lines(tmp_path / "whole")
+
+
+def test_it_is_exit_code_1(monkeypatch, capsys):
+    def broken(options, overrides):
+        raise DataError("reading\nstalled")
+
+    monkeypatch.setattr(cli, "train", broken)
+    assert main(["train", "--config=c", "--workdir=w"]) == 1 and capsys.readouterr().err == "phenaki: reading stalled\n"
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path):
