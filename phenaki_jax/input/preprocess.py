@@ -84,34 +84,20 @@ slide_image.endless = True
 
 
 def fit(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """An ingested record at the size and the frame rate that are asked for, where any are.
-
-    The largest middle part of the size's aspect, resized; of twice the frame rate every second frame, and so on.
-
-    Raises: BadRecord where the rate is no multiple of the one that is asked for.
-    """
-    record = dict(record)
-    video, fps = record["video"], lengths.get("fps")
-    if fps and record["fps"] and len(video) > 1 and record["fps"] != fps:
-        stride = float(record["fps"]) / fps
-        if stride < 1 or stride != int(stride):
-            raise BadRecord("frame rate", f"{record['fps']:g} a second, {fps:g} are asked for")
-        video, record["fps"] = video[::int(stride)], np.float32(fps)
-        if "starts" in record:
-            record["starts"] = -(-record["starts"] // int(stride))
-    if "height" in lengths:
-        video = media.fit(video, lengths["height"], lengths["width"])
-    return record | {"video": video}
+    """A row of an ingested record at the size that is asked for, if one is: the largest middle part of its aspect."""
+    if "height" not in lengths:
+        return dict(record)
+    return record | {"video": media.fit(record["video"], lengths["height"], lengths["width"])}
 
 
 def cut_window(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
-    """A window of lengths["video"] frames anywhere in a clip, or of a story as `cut_story` does.
+    """A window of lengths["video"] frames anywhere in an ingested clip, or of a story as `cut_story` does.
 
-    Raises: BadRecord where the record has fewer frames.
+    With lengths["fps"], of every second frame where the record has twice as many a second, and so on.
+
+    Raises: BadRecord where the record has fewer frames, or its rate is no multiple.
     """
-    frames = lengths.get("video", FRAMES)
-    if len(record["video"]) < frames:
-        raise BadRecord("clip too short", f"{len(record['video'])} frames, tokenizer.frames={frames}")
+    record, frames = _thinned(record, lengths), lengths.get("video", FRAMES)
     if len(record.get("captions", ())) > 1:
         return cut_story(record, lengths)
     first = order.hash64(int(record["seed"]), "window") % (len(record["video"]) - frames + 1)
@@ -120,12 +106,41 @@ def cut_window(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[st
 
 def every_cut(record: Mapping[str, Any], lengths: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """All windows that `cut_window` may cut, whatever the seed."""
-    frames = lengths.get("video", FRAMES)
+    record, frames = _thinned(record, lengths), lengths.get("video", FRAMES)
     if len(record.get("captions", ())) > 1:
         yield from every_window(record, lengths)
         return
     for first in range(len(record["video"]) - frames + 1):
         yield _row(record, record["video"][first:first + frames], record["caption"], 0)
+
+
+class _Thinned:
+    """Every stride-th frame of a video, looked up when they are asked for."""
+
+    def __init__(self, video: Any, stride: int):
+        self._video, self._stride = video, stride
+
+    def __len__(self) -> int:
+        return -(-len(self._video) // self._stride)
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        frames = range(len(self))[index]
+        return self._video[frames[0] * self._stride:frames[-1] * self._stride + 1][::self._stride]
+
+
+def _thinned(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
+    """A record at lengths["fps"] frames a second, with enough of them."""
+    record, fps, stride = dict(record), lengths.get("fps"), 1.0
+    if fps and record["fps"] != fps:
+        stride = float(record["fps"]) / fps
+        if stride < 1 or stride != int(stride):
+            raise BadRecord("frame rate", f"{record['fps']:g} a second, {fps:g} are asked for")
+        record |= {"video": _Thinned(record["video"], int(stride)), "fps": np.float32(fps)}
+        if "starts" in record:
+            record["starts"] = -(-np.asarray(record["starts"]) // int(stride))
+    if len(record["video"]) < (frames := lengths.get("video", FRAMES)):
+        raise BadRecord("clip too short", f"{len(record['video'])} frames, tokenizer.frames={frames}")
+    return record
 
 
 cut_window.every = every_cut

@@ -73,48 +73,91 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, memoryview]]:
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """A record's bytes -> what `schema.Record` says, with fields where there are any. Raises: BadRecord."""
+    """A record's bytes -> what `schema.Record` says, with fields where there are any. Raises: BadRecord.
+
+    An mp4's video is a `LazyVideo`; np.asarray makes an array of it.
+    """
     header, blobs = unpack(data)
-    shape = tuple(header[name] for name in ("frames", "height", "width")) + (3,)
-    video = _DECODERS[header["media"]](blobs["media"], shape)
-    if video.shape != shape:
-        raise BadRecord("damaged record", f"its media is {video.shape}, its header says {shape}")
-    record = {"video": video, "fps": np.float32(header["fps"])}
+    try:
+        shape = tuple(header[name] for name in ("frames", "height", "width")) + (3,)
+        record = {"video": _DECODERS[header["media"]](blobs["media"], shape, header["fps"]),
+                  "fps": np.float32(header["fps"])}
+    except (KeyError, TypeError) as error:
+        raise BadRecord("damaged record", f"its header lacks {error}") from None
     record |= {name: header[name] for name in ("key", "source", "caption", "captions", "fields") if name in header}
     if "starts" in header:
         record["starts"] = np.asarray(header["starts"], np.int32)
     return record
 
 
-def _image(blob: memoryview, shape: tuple[int, ...]) -> np.ndarray:
+class LazyVideo:
+    """An mp4 whose frames are decoded when they are asked for, from the key frame before the first of them.
+
+    Like uint8 [F, Y, X, 3] it has shape, dtype, nbytes (of what it holds), a length, and slices in time, all of which
+    raise BadRecord where it is damaged.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, data: memoryview, shape: tuple[int, ...], fps: float):
+        self._data, self.shape, self._fps = bytes(data), shape, fps
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:]
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        import av
+
+        from phenaki_jax.media import rgb_of
+        wanted, frames = range(len(self))[index], []
+        if not wanted:
+            return np.zeros((0, *self.shape[1:]), np.uint8)
+        try:
+            with av.open(io.BytesIO(self._data)) as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "NONE"
+                if wanted[0]:
+                    container.seek(int(wanted[0] / self._fps / stream.time_base), stream=stream)
+                for frame in container.decode(stream):
+                    number = round(float(frame.pts * stream.time_base) * self._fps)
+                    if number in wanted:
+                        frames.append(rgb_of(frame))
+                    if number >= wanted[-1]:
+                        break
+        except (av.FFmpegError, OSError, IndexError, TypeError) as error:
+            raise BadRecord("damaged record", str(error)) from None
+        # H.264 keeps even sides: a row or a column that was added for it is left out again.
+        video = np.stack(frames)[:, :self.shape[1], :self.shape[2]] if frames else np.zeros((0, 0, 0, 3), np.uint8)
+        if video.shape != (len(wanted), *self.shape[1:]):
+            raise BadRecord("damaged record", f"it gives {video.shape}, asked for {len(wanted)} frames of {self.shape}")
+        return video
+
+
+def _image(blob: memoryview, shape: tuple[int, ...], fps: float) -> np.ndarray:
     from PIL import Image
     try:
-        return np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))[None]
+        image = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))[None]
     except (OSError, ValueError, SyntaxError) as error:
         raise BadRecord("damaged record", str(error)) from None
+    if image.shape != shape:
+        raise BadRecord("damaged record", f"its image is {image.shape}, its header says {shape}")
+    return image
 
 
-def _mp4(blob: memoryview, shape: tuple[int, ...]) -> np.ndarray:
-    import av
-
-    from phenaki_jax.media import rgb_of
-    try:
-        with av.open(io.BytesIO(blob)) as container:
-            container.streams.video[0].thread_type = "NONE"
-            frames = [rgb_of(frame) for frame in container.decode(video=0)]
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise BadRecord("damaged record", str(error)) from None
-    # H.264 keeps even sides: a row or a column that was added for it is left out again.
-    return np.stack(frames)[:, :shape[1], :shape[2]] if frames else np.zeros((0, 0, 0, 3), np.uint8)
-
-
-def _raw(blob: memoryview, shape: tuple[int, ...]) -> np.ndarray:
+def _raw(blob: memoryview, shape: tuple[int, ...], fps: float) -> np.ndarray:
     if len(blob) != np.prod(shape):
         raise BadRecord("damaged record", f"{len(blob)} bytes of pixels for {shape}")
     return np.frombuffer(blob, np.uint8).reshape(shape)
 
 
-_DECODERS = {"jpeg": _image, "png": _image, "mp4": _mp4, "raw": _raw}
+_DECODERS = {"jpeg": _image, "png": _image, "mp4": LazyVideo, "raw": _raw}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

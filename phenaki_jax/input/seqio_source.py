@@ -188,6 +188,7 @@ class FolderSource(RandomAccessSource):
 
     def _row(self, record: Mapping[str, Any]) -> dict[str, Any]:
         whole = {"captions": [record["caption"]], "starts": np.zeros(1, np.int32)} | dict(record)
+        whole["video"] = np.asarray(whole["video"])
         return {name: whole[name] for name in self._spec()}
 
 
@@ -200,10 +201,10 @@ def add_folder(name: str, stream: str | None = None, data_dir: str | None = None
         return seqio.TaskRegistry.get(name)
     if stream is None:
         stream = read_manifest(Path(data_dir or ".") / name)["settings"]["kind"]
-    steps = [preprocess.fit, preprocess.cut_window if stream == "video" else preprocess.cut_image]
+    cut = preprocess.cut_window if stream == "video" else preprocess.cut_image
     return seqio.TaskRegistry.add(
         name, source=FolderSource(name, stream=stream),
-        preprocessors=[number_records, NumpyStep(steps[0], FITTED), NumpyStep(steps[1], CUT),
+        preprocessors=[number_records, NumpyStep(cut, CUT), NumpyStep(preprocess.fit, CUT),
                        NumpyStep(preprocess.tokenize, TOKENIZED)],
         output_features=FEATURES, shuffle_buffer_size=None)
 
@@ -256,7 +257,5 @@ class NumpyStep:
         return dataset.map(step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-FITTED = {"video": (tf.uint8, 4), "caption": (tf.string, 0), "fps": (tf.float32, 0), "captions": (tf.string, 1),
-          "starts": (tf.int32, 1), "seed": (tf.int64, 0)}
 CUT = {"video": (tf.uint8, 4), "caption": (tf.string, 0), "fps": (tf.float32, 0), "known_frames": (tf.int32, 0)}
 TOKENIZED = {name: (feature.dtype, feature.rank) for name, feature in FEATURES.items()}

@@ -12,7 +12,7 @@ from phenaki_jax.errors import UserError
 class Faulty:
     """Batches of their number alone; at a step it stalls, dies or raises, once or always."""
 
-    nbytes = 1024
+    nbytes, seconds = 1024, 600
 
     def __init__(self, folder, step, how, once):
         self.folder, self.step, self.how, self.once, self.bad = folder, step, how, once, self
@@ -29,7 +29,7 @@ class Faulty:
         if step == self.step and not (self.once and mark.exists()):
             mark.touch()
             if self.how == "stalls":
-                time.sleep(600)
+                time.sleep(self.seconds)
             if self.how == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise UserError("wrong")

@@ -30,7 +30,8 @@ VIDEOS = Settings("video", "set", ((32, 48),), scene_threshold=1.0)
 
 def made(sample, settings):
     lost = collections.Counter()
-    return [records.decode(records.pack(*one)) for one in records_of(sample, settings, lost)], dict(lost)
+    found = [records.decode(records.pack(*one)) for one in records_of(sample, settings, lost)]
+    return [record | {"video": np.asarray(record["video"])} for record in found], dict(lost)
 
 
 # ------------------------------------------------------------------------------------------------- bytes

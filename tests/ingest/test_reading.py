@@ -12,10 +12,11 @@ import seqio
 
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.ingest.job import ingest
-from phenaki_jax.ingest.prepare import Settings
+from phenaki_jax.ingest.prepare import Settings, records_of
+from phenaki_jax.ingest.samples import Sample
 from phenaki_jax.ingest.sources import find_units
 from phenaki_jax.input import ahead, loader, mix, preprocess
-from phenaki_jax.input.records import WRITER_OPTIONS, Records
+from phenaki_jax.input.records import WRITER_OPTIONS, BadRecord, Records, decode, pack
 from phenaki_jax.input.text import BYTES
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -98,7 +99,7 @@ def test_rows_are_windows_of_records_at_the_size_and_rate_asked_for(make, data_d
     batch = make().batch(0)
     for row in range(6):
         caption = BYTES.decode(batch["video"]["text"][row])
-        video = films[caption]["video"]
+        video = np.asarray(films[caption]["video"])
         windows = [video[first:first + 5] for first in range(len(video) - 4)]
         assert any(np.array_equal(window, batch["video"]["video"][row]) for window in windows)
     slow = make("films", fps=4.0, frames=3, height=8, width=12).batch(0)["video"]
@@ -265,15 +266,40 @@ def test_what_is_wrong_in_a_process_is_raised_where_it_is_awaited(tmp_path):
 
 
 def test_a_thread_that_stalls_is_named(tmp_path):
-    steps = ahead.by_thread(Faulty(tmp_path, 1, "stalls", False).batch, 0, patience=1.0)
+    faulty = Faulty(tmp_path, 1, "stalls", False)
+    faulty.seconds = 4
+    steps = ahead.by_thread(faulty.batch, 0, patience=1.0)
     next(steps)
     with pytest.raises(DataError, match="reading record 1 in /mount/shard-001 has stalled for 1 seconds"):
         next(steps)
 
 
 def test_records_of_another_rate_are_thinned():
-    record = {"video": np.arange(12)[:, None, None, None] + np.zeros((12, 2, 2, 3), np.uint8), "fps": np.float32(24),
-              "caption": "a", "captions": ["a", "b"], "starts": np.int32([0, 7]), "seed": 0}
-    thin = preprocess.fit(record, {"fps": 8.0})
-    assert thin["video"][:, 0, 0, 0].tolist() == [0, 3, 6, 9] and thin["fps"] == 8 and thin["starts"].tolist() == [0, 3]
-    assert preprocess.fit(record, {})["video"] is record["video"]
+    record = {"video": np.arange(14)[:, None, None, None] + np.zeros((14, 2, 2, 3), np.uint8), "fps": np.float32(24),
+              "caption": "a", "captions": ["a"], "starts": np.int32([0]), "seed": 0}
+    rows = list(preprocess.every_cut(record, {"fps": 8.0, "video": 3}))
+    assert [row["video"][:, 0, 0, 0].tolist() for row in rows] == [[0, 3, 6], [3, 6, 9], [6, 9, 12]]
+    drawn = [preprocess.cut_window(record | {"seed": seed}, {"fps": 8.0, "video": 3}) for seed in range(30)]
+    assert {row["video"][0, 0, 0, 0].item() for row in drawn} == {0, 3, 6} and drawn[0]["fps"] == 8
+    story = record | {"captions": ["a", "b"], "starts": np.int32([0, 7])}
+    rows = list(preprocess.every_cut(story, {"fps": 8.0, "video": 3}))
+    assert [row["caption"] for row in rows] == ["a", "b", "b"]  # frame 3 of five is the second scene's first
+    for lengths, words in (({"fps": 5.0, "video": 3}, "frame rate"), ({"fps": 8.0, "video": 6}, "clip too short")):
+        with pytest.raises(BadRecord, match=words):
+            preprocess.cut_window(record, lengths)
+
+
+@pytest.mark.parametrize("count", [11, 40])
+def test_frames_of_a_record_are_decoded_from_anywhere(count):
+    """Any slice against the whole, decoded from its beginning; key frames are twelve apart."""
+    film = worlds.film(0, count, 25, 31)  # odd sides
+    sample = Sample("k", film, "", "a", fps=8.0)
+    (parts,) = records_of(sample, Settings("video", "s", ((25, 31),), scene_threshold=1.0), collections.Counter())
+    video = decode(pack(*parts))["video"]
+    whole = np.asarray(video)
+    assert whole.shape == video.shape == film.shape and video.nbytes < film.nbytes
+    assert 10 * np.log10(255**2 / np.mean((whole.astype(float) - film) ** 2)) > 38
+    for first in range(0, count, 3):
+        for last in (first, first + 1, first + 5, count):
+            np.testing.assert_array_equal(video[first:last], whole[first:last])
+    np.testing.assert_array_equal(video[2:count:5], whole[2:count:5])
