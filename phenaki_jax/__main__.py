@@ -157,14 +157,20 @@ def make_parser() -> argparse.ArgumentParser:
 
     benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
     benchmark.add_argument("what", metavar="WHAT",
-                           help="tokenizer, generator, sampling, or length: 600 frames beside 33")
+                           help="tokenizer, generator, sampling; length: 600 frames beside 33; input: the loader")
     benchmark.add_argument("--config", metavar="FILE", help="default: configs/benchmark.py; also --config.FIELD=…")
     benchmark.add_argument("--peer", metavar="PYTHON", help="an interpreter with phenaki-pytorch: both, side by side")
     benchmark.add_argument("--rounds", type=int, help="timed rounds of each (default: 5); the median counts")
+    benchmark.add_argument("--workers", type=int, help="of input: processes (default: a core each)")
     benchmark.add_argument("--report", metavar="FILE", help="FILE.json, to which the figures go as well")
 
-    doctor = verb("doctor", "What this machine has, and what a run suffers from.")
+    doctor = verb("doctor", "What this machine has, and what a run or a data set suffers from.")
     doctor.add_argument("--run", metavar="DIR", help="a run's folder, or a quickstart's")
+    doctor.add_argument("--data", metavar="DIR|MIXTURE", help="a data set's folder, or a mixture")
+    doctor.add_argument("--data_dir", metavar="DIR", help="where a mixture's data sets lie")
+    doctor.add_argument("--split", default="train")
+    doctor.add_argument("--sheet", default="data.png", metavar="FILE", help="for samples with captions; '' for none")
+    doctor.add_argument("--examples", type=int, default=10_000, help="that are drawn and looked at")
     return parser
 
 

@@ -237,8 +237,16 @@ def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import benchmark as program
     from phenaki_jax import long_video
 
-    if options.what not in (*program.SUBJECTS, "length"):
-        raise UserError(f"{options.what!r} cannot be benchmarked; it is one of {', '.join(program.SUBJECTS)}, length.")
+    if options.what not in (*program.SUBJECTS, "length", "input"):
+        raise UserError(f"{options.what!r} cannot be benchmarked; it is one of {', '.join(program.SUBJECTS)}, length, "
+                        "input.")
+    if options.workers is not None and options.what != "input":
+        raise UserError("--workers is for `phenaki benchmark input`.")
+    if options.what == "input":
+        if options.peer or options.config or overrides:
+            raise UserError("`phenaki benchmark input` takes neither --peer nor --config: its records are its own.")
+        from phenaki_jax.benchmark import input as program
+        return program.main(options.workers, 3 if options.rounds is None else options.rounds, options.report)
     stage = program.SUBJECTS[options.what].stage if options.what in program.SUBJECTS else "tokenizer"
     source = options.config or f"configs/benchmark.py:{stage}"
     config = configs.load_config(source, _typed(source, overrides))
@@ -252,6 +260,12 @@ def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def doctor(options: argparse.Namespace, overrides: Overrides) -> int:
+    if options.data:
+        if options.run:
+            raise UserError("--run and --data are both given; give one of them.")
+        from phenaki_jax import inspect_data
+
+        return inspect_data.main(options.data, options.data_dir, options.split, options.sheet, options.examples)
     from phenaki_jax import doctor as program
 
     return program.main(options.run)

@@ -17,7 +17,7 @@ from phenaki_jax.input import ahead, order, preprocess
 from phenaki_jax.input.cache import Cache
 from phenaki_jax.input.mix import MODULES, field_of, find_mixture, stream_rows, stream_shares
 from phenaki_jax.input.motion import TOLD
-from phenaki_jax.input.reading import BadRecords, Kept, name_of, read_task
+from phenaki_jax.input.reading import BadRecords, Draws, Kept, name_of, read_task
 from phenaki_jax.input.records import BadRecord
 from phenaki_jax.input.schema import TEXT_LENGTH, Batch, batch_shapes
 from phenaki_jax.input.text import BYTES, Vocabulary, encode_cut
@@ -116,7 +116,7 @@ class Loader:
         self._lengths = {"video": frames, "text": text_length if vocabulary is BYTES else CAPTION_BYTES, "fps": fps,
                          "height": height, "width": width}
         self.streams = {task.name: task.stream for task in self._tasks.values()}
-        self._by_stream = {stream: self._chances(stream) for stream in dict.fromkeys(self.streams.values())}
+        self._draws = Draws(self.streams, self._rates, seed)
         self._weights = [sum(len(task.records[size]) for task in self._tasks.values()) for size in self._buckets]
         self.rows = stream_rows(stream_shares(self.streams, self._rates), batch_size, mixture, field)
         self._told = [name for name in told if name in TOLD]
@@ -124,11 +124,6 @@ class Loader:
             raise UserError(f"data.sizes={tuple(sizes)}, data.buckets={self._buckets} and data.token_cache do not go "
                             "together: cached tokens are of whole clips; leave one of them out.")
         self._check_hosts(hosts)
-
-    def _chances(self, stream: str) -> tuple[list[str], list[float]]:
-        """The tasks of a stream, and the sums of their rates up to each."""
-        names = [name for name, task in self._tasks.items() if task.stream == stream]
-        return names, list(itertools.accumulate(self._rates[name] for name in names))
 
     def _check_hosts(self, hosts: int) -> None:
         for stream, count in self.rows.items():
@@ -143,11 +138,7 @@ class Loader:
 
     def task_at(self, stream: str, position: int) -> str:
         """The name of the task that the row at a position of a stream is drawn from."""
-        names, bounds = self._by_stream[stream]
-        if len(names) == 1:
-            return names[0]
-        draw = order.uniform(self.seed, "task", stream, position) * bounds[-1]
-        return next((name for name, bound in zip(names, bounds) if draw < bound), names[-1])
+        return self._draws.task_at(stream, position)
 
     def bucket_at(self, step: int) -> tuple[int, int] | None:
         """The (height, width) that a step's records have; None without buckets."""

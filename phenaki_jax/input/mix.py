@@ -8,6 +8,7 @@ import fractions
 import importlib
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def find_mixture(name: str, modules: Sequence[str] = MODULES, field: str = "data
       data_dir: where ingested data sets lie.
     """
     import seqio
+    if str(configs.CHECKOUT) not in sys.path:
+        sys.path.append(str(configs.CHECKOUT))  # where data/ lies
     for module in modules:
         try:
             importlib.import_module(module)
@@ -40,7 +43,7 @@ def find_mixture(name: str, modules: Sequence[str] = MODULES, field: str = "data
     if ":" in name:
         tasks, rates = [], {}
         for part, rate in _inline(name, field).items():
-            found, inner = find_mixture(part, (), field, data_dir)
+            found, inner = find_mixture(part, modules, field, data_dir)
             tasks += [task for task in found if task.name not in rates]
             for task, share in inner.items():
                 rates[task] = rates.get(task, 0.0) + rate * share / sum(inner.values())

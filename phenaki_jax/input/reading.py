@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from phenaki_jax.errors import DataError, UserError
+from phenaki_jax.input import order
 from phenaki_jax.input.records import BadRecord
 
 ENOUGH = 1000  # records that are read before the share of bad ones counts
@@ -71,6 +73,27 @@ class BadRecords:
             self.counts.update(other.counts)
             for reason, names in other.examples.items():
                 self.examples.setdefault(reason, []).extend(names)
+
+
+class Draws:
+    """Which task the row at a position of a stream is drawn from: by the tasks' rates, by a hash of (seed, position).
+
+    Args:
+      streams: {task: stream}. rates: {task: rate}.
+    """
+
+    def __init__(self, streams: Mapping[str, str], rates: Mapping[str, float], seed: int):
+        self._seed, self._chances = seed, {}
+        for stream in dict.fromkeys(streams.values()):
+            names = [name for name in streams if streams[name] == stream]
+            self._chances[stream] = names, list(itertools.accumulate(rates[name] for name in names))
+
+    def task_at(self, stream: str, position: int) -> str:
+        names, bounds = self._chances[stream]
+        if len(names) == 1:
+            return names[0]
+        draw = order.uniform(self._seed, "task", stream, position) * bounds[-1]
+        return next((name for name, bound in zip(names, bounds) if draw < bound), names[-1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from phenaki_jax import config as configs
 from phenaki_jax import evaluation, media, pictures
 from phenaki_jax.digest import digest
 from phenaki_jax.errors import UserError
@@ -110,8 +108,6 @@ class Clips:
 
 def held_out(config: Any, sizes: Scale) -> Clips:
     """Builds the records that are absent and reads the held-out ones; without the extra `clips` there are no films."""
-    if str(configs.CHECKOUT) not in sys.path:
-        sys.path.append(str(configs.CHECKOUT))  # where data/ lies
     from phenaki_jax.input import mix  # brings TensorFlow
     data = config.data
     where = {"data_dir": data.data_dir, "modules": tuple(data.modules)}

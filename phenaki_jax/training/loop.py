@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -321,8 +320,6 @@ def data_loader(config, train: bool):
             ) from None
     from phenaki_jax.input import loader, mix
 
-    if str(configs.CHECKOUT) not in sys.path:
-        sys.path.append(str(configs.CHECKOUT))  # where data/ lies
     if train:
         mix.prepare_run(config)
     return loader.make_loader(config, train)

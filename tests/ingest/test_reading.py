@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import seqio
 
+from phenaki_jax.__main__ import main
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.ingest.job import ingest
 from phenaki_jax.ingest.prepare import Settings, records_of
@@ -18,6 +19,7 @@ from phenaki_jax.ingest.sources import find_units
 from phenaki_jax.input import ahead, loader, mix, preprocess
 from phenaki_jax.input.records import WRITER_OPTIONS, BadRecord, Records, decode, pack
 from phenaki_jax.input.text import BYTES
+from phenaki_jax.media import read_image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import worlds  # noqa: E402
@@ -303,3 +305,33 @@ def test_frames_of_a_record_are_decoded_from_anywhere(count):
         for last in (first, first + 1, first + 5, count):
             np.testing.assert_array_equal(video[first:last], whole[first:last])
     np.testing.assert_array_equal(video[2:count:5], whole[2:count:5])
+
+
+# ------------------------------------------------------------------------------------------------- doctor
+
+def test_doctor_tells_what_is_in_a_data_set(data_dir, damaged, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    assert main(["doctor", f"--data={data_dir / 'films'}", "--examples=200", f"--sheet={sheet}"]) == 0
+    said = capsys.readouterr().out
+    count = len(Records(data_dir / "films", "train"))
+    assert f"films: {count} records; rate 100.0%, seen 100.0% of 200" in said and "sizes 16 x 16 (200)" in said
+    assert "frames 7 to 20" in said and "no problems found" in said and read_image(sheet).shape[1] > 300
+    both = ["doctor", "--data=films:0.75,stills:0.25", f"--data_dir={data_dir}", "--examples=400", "--sheet="]
+    assert main(both) == 0
+    said = capsys.readouterr().out
+    assert "rate 75.0%, seen 75.0% of 400" in said and "rate 25.0%, seen 25.0% of 400" in said
+    assert main(["doctor", f"--data={damaged[0] / 'films'}", "--examples=100", "--sheet="]) == 1
+    said = capsys.readouterr().out
+    assert "!! " in said and "cannot be read: damaged record" in said and "1 problem found" in said
+    for wrong, words in ((["--data=no_such"], "--data='no_such'"),
+                         ([f"--data={data_dir / 'films'}", "--sheet=a.txt"], "--sheet="),
+                         ([f"--data={data_dir / 'films'}", "--split=night"], "data.split='night'")):
+        assert main(["doctor", *wrong]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_doctor_counts_records_with_the_same_pixels(tmp_path, capsys):
+    stills = {str(i): {"jpg": worlds.encoded(worlds.picture(i % 8, 24, 24)), "txt": b"a"} for i in range(12)}
+    make_set(tmp_path, "twins", stills, Settings("image", "twins", ((16, 16),), test_share=0.0))
+    assert main(["doctor", f"--data={tmp_path / 'twins'}", "--examples=12", "--sheet="]) == 1
+    assert "4 of 12 different records have another's pixels" in capsys.readouterr().out
