@@ -5,7 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import seqio
+from phenaki_jax.errors import UserError
 from phenaki_jax.input import loader, mix, order, preprocess
+from phenaki_jax.input.seqio_converter import StreamConverter
 
 TASKS = ["sprite_clips_32_tiny", "sprite_stories_32_tiny", "sprite_images_32_tiny"]
 LENGTHS = {"video": 11, "text": 96}
@@ -83,6 +85,27 @@ def test_padded_captions_are_the_rows_of_a_batch(load):
     rows = loader.Loader(TASKS[0], batch_size=4, seed=SEED, frames=11, height=32, width=32,
                          data_dir=seqio.LazyTfdsLoader().data_dir).batch(0)["video"]
     assert np.array_equal(rows["text"], padded) and np.array_equal(rows["video"], [e["video"] for e in examples])
+
+
+def test_the_converter_makes_rows_of_a_batch(load):
+    """Against the loader's own rows; both streams of a mixture, each by itself."""
+    rows = load.batch(0)["video"]
+    dataset = seqio.get_dataset(TASKS[0], task_feature_lengths=LENGTHS, dataset_split="train", shuffle=True, seed=SEED,
+                                feature_converter=StreamConverter("video"), num_epochs=1)
+    batch = next(dataset.batch(8).as_numpy_iterator())
+    mine = [load.example(TASKS[0], position) for position in range(8)]
+    assert set(batch) == {"video", "text", "known_frames", "fps"} and batch["video"].dtype == rows["video"].dtype
+    assert batch["text"].shape == (8, 96) and batch["text"].dtype == rows["text"].dtype
+    for position, example in enumerate(mine):
+        assert np.array_equal(batch["video"][position], example["video"])
+        assert np.array_equal(batch["text"][position][:len(example["text"])], example["text"])
+        assert not batch["text"][position][len(example["text"]):].any()
+    both = seqio.get_mixture_or_task("sprite_tiny_80_20").get_dataset(sequence_length=LENGTHS, split="train", seed=1)
+    for stream, frames in (("video", 11), ("image", 1)):
+        found = StreamConverter(stream)(both.take(60), LENGTHS)
+        assert {example["video"].shape for example in found.as_numpy_iterator()} == {(frames, 32, 32, 3)}
+    with pytest.raises(UserError, match="stream='sound'"):
+        StreamConverter("sound")
 
 
 def test_sources_tell_their_size_and_files():
