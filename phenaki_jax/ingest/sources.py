@@ -14,7 +14,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.ingest import places
@@ -83,13 +83,37 @@ def _files(*suffixes: str) -> Callable[..., Iterator[Unit]]:
 
 
 def _rows(*suffixes: str) -> Callable[..., Iterator[Unit]]:
-    """Units of some rows of a table."""
+    """Units of some rows of a table: `begin` and `end` are bytes, `names` the number of the first row."""
     def units(root: str, names: Sequence[str], options: Mapping) -> Iterator[Unit]:
         for unit in _files(*suffixes)(root, names, options):
-            count = sum(1 for _ in _table(unit.path))
-            for begin in range(0, count, ROWS):
-                end = min(begin + ROWS, count)
-                yield unit._replace(name=f"{unit.name}[{begin}:{end}]", begin=begin, end=end)
+            marks = [(0, 0)]
+            for row, end in enumerate(_row_ends(unit.path), 1):
+                if row % ROWS == 0:
+                    marks.append((row, end))
+            if marks[-1][0] != row:
+                marks.append((row, end))
+            for (first, begin), (last, end) in zip(marks, marks[1:]):
+                yield unit._replace(name=f"{unit.name}[{first}:{last}]", begin=begin, end=end, names=(str(first),))
+    return units
+
+
+def _row_groups(*suffixes: str) -> Callable[..., Iterator[Unit]]:
+    """Units of single row groups of parquet, whose numbers are `begin` to `end`; of a damaged file one for all."""
+    def units(root: str, names: Sequence[str], options: Mapping) -> Iterator[Unit]:
+        import pyarrow
+        for unit in _files(*suffixes)(root, names, options):
+            try:
+                with _parquet(unit.path) as table:
+                    groups = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+            except (OSError, pyarrow.ArrowException):
+                groups = []
+            first = 0
+            for index, rows in enumerate(groups):
+                yield unit._replace(name=f"{unit.name}[{first}:{first + rows}]", begin=index, end=index + 1,
+                                    names=(str(first),))
+                first += rows
+            if not groups:
+                yield unit
     return units
 
 
@@ -141,10 +165,10 @@ class _parquet:
 def _parquet_rows(unit: Unit) -> Iterator[tuple[str, dict[str, Any] | None, Exception | None]]:
     """(key, row, None) of every row, or (key, None, error) where the file cannot be read on."""
     import pyarrow
-    index = 0
+    index = int(unit.names[0]) if unit.names else 0
     try:
         with _parquet(unit.path) as table:
-            for batch in table.iter_batches(64):
+            for batch in table.iter_batches(64, row_groups=range(unit.begin, unit.end) if unit.end else None):
                 for row in batch.to_pylist():
                     key = named(row, KEY_FIELDS)
                     yield str(index if key is None else key), row, None
@@ -173,28 +197,53 @@ def _url_samples(unit: Unit) -> Iterator[Sample]:
             yield _from_file(key, _place(url, unit), row)
 
 
-def _table(path: str) -> Iterator[dict[str, Any]]:
-    """Rows of a csv, tsv or jsonl file; a row that cannot be read is {"": error}."""
+def _row_ends(path: str) -> Iterator[int]:
+    """Where each row of a csv, tsv or jsonl file ends, in bytes; a table's header belongs to its first row."""
     with places.reading(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        if path.endswith(".jsonl"):
-            for line in filter(str.strip, text):
-                try:
-                    row = json.loads(line)
-                    yield row if isinstance(row, dict) else {"": "it is no object"}
-                except ValueError as error:
-                    yield {"": str(error)}
-        else:
-            csv.field_size_limit(1 << 30)
-            yield from csv.DictReader(text, delimiter="\t" if path.endswith(".tsv") else ",")
+        end, quotes, header = 0, 0, not path.endswith(".jsonl")
+        for line in file:
+            end += len(line)
+            quotes += line.count(b'"') if not path.endswith(".jsonl") else 0
+            if quotes % 2:  # the line ends inside of a field
+                continue
+            if header:
+                header = False
+                continue
+            yield end
+        if quotes % 2:
+            yield end
+
+
+def _table(unit: Unit) -> Iterator[dict[str, Any]]:
+    """Rows of a unit of a csv, tsv or jsonl file; a row that cannot be read is {"": error}."""
+    lines = unit.path.endswith(".jsonl")
+    with places.reading(unit.path) as file:
+        header = b"" if lines or not unit.begin else _header(file)
+        file.seek(unit.begin)
+        text = (header + file.read(unit.end - unit.begin)).decode("utf-8", "surrogateescape")
+    if not lines:
+        csv.field_size_limit(1 << 30)
+        tabs = unit.path.endswith(".tsv")
+        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",")
+        return
+    for line in filter(str.strip, text.split("\n")):
+        try:
+            row = json.loads(line)
+            yield row if isinstance(row, dict) else {"": "it is no object"}
+        except ValueError as error:
+            yield {"": str(error)}
+
+
+def _header(file: IO[bytes]) -> bytes:
+    """A table's first row."""
+    header = file.readline()
+    while header.count(b'"') % 2 and (line := file.readline()):
+        header += line
+    return header
 
 
 def _table_samples(unit: Unit) -> Iterator[Sample]:
-    for index, row in enumerate(_table(unit.path)):
-        if index >= unit.end:
-            return
-        if index < unit.begin:
-            continue
+    for index, row in enumerate(_table(unit), int(unit.names[0])):
         key = str(named(row, KEY_FIELDS) or index)
         if "" in row:
             yield broken(key, "row unreadable", row[""])
@@ -292,9 +341,9 @@ class Form(NamedTuple):
 
 FORMS = {
     "webdataset": Form(_files("tar"), _webdataset),
-    "parquet": Form(_files("parquet"), _parquet_samples),
+    "parquet": Form(_row_groups("parquet"), _parquet_samples),
     "tfrecord": Form(_files("tfrecord"), _tfrecord_samples),
-    "urls": Form(_files("parquet"), _url_samples),
+    "urls": Form(_row_groups("parquet"), _url_samples),
     "csv": Form(_rows("csv", "tsv"), _table_samples),
     "jsonl": Form(_rows("jsonl"), _table_samples),
     "folder": Form(_folder_units, _folder_samples),

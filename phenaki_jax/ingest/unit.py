@@ -64,7 +64,10 @@ class _Shard:
         self._writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
 
     def write(self, header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
-        self._writer.write(pack(header, blobs))
+        try:
+            self._writer.write(pack(header, blobs))
+        except (RuntimeError, ValueError) as error:
+            raise OSError(f"{self.temporary} cannot be written: {error}") from None
         self.records += 1
 
     def close(self) -> None:

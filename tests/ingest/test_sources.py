@@ -116,6 +116,37 @@ def test_a_webvid_table_and_its_folder(tmp_path):
     assert found[2].problem.reason == "no media" and found[2].key == "9"
 
 
+def test_rows_of_a_table_are_read_from_where_their_unit_begins(tmp_path, monkeypatch):
+    """Fields with line ends and quotes in them, units of three rows: the rows that Python's csv reads of the whole."""
+    from phenaki_jax.ingest import sources
+    monkeypatch.setattr(sources, "ROWS", 3)
+    (tmp_path / "v.mp4").write_bytes(worlds.MP4)
+    rows = [["v.mp4", f'a "{i}"\nand, so on' if i % 2 else f"plain {i}"] for i in range(8)]
+    for ending, name in (("\r\n", "a.csv"), ("\n", "b.csv"), ("\n", "c.tsv")):
+        with open(tmp_path / name, "w", newline="") as file:
+            writer = csv.writer(file, lineterminator=ending, delimiter="\t" if name.endswith("tsv") else ",")
+            writer.writerows([["file", "a\nname"], *rows])
+        units = find_units(str(tmp_path / name))
+        assert [unit.name for unit in units] == [f"{name}[0:3]", f"{name}[3:6]", f"{name}[6:8]"]
+        found = samples(tmp_path / name)
+        assert [s.key for s in found] == [str(i) for i in range(8)] and not any(s.problem for s in found)
+        assert [s.fields["a\nname"] for s in found] == [text for _, text in rows]
+    lines = [json.dumps({"video": "v.mp4", "caption": f"c {i}"}) for i in range(7)]
+    (tmp_path / "s.jsonl").write_text("\n".join(lines))
+    assert [(s.key, s.caption) for s in samples(tmp_path / "s.jsonl")] == [(str(i), f"c {i}") for i in range(7)]
+
+
+def test_parquet_is_read_a_row_group_at_a_time(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "x.jpg").write_bytes(worlds.JPEG)
+    table = pyarrow.table({"url": ["x.jpg"] * 7, "TEXT": [f"t {i}" for i in range(7)]})
+    parquet.write_table(table, tmp_path / "m.parquet", row_group_size=3)
+    units = find_units(str(tmp_path / "m.parquet"))
+    assert [(u.name, u.begin, u.end) for u in units] == [("m.parquet[0:3]", 0, 1), ("m.parquet[3:6]", 1, 2),
+                                                         ("m.parquet[6:7]", 2, 3)]
+    assert [(s.key, s.caption) for s in samples(tmp_path / "m.parquet")] == [(str(i), f"t {i}") for i in range(7)]
+
+
 def test_lines_of_json_with_captions_in_time(tmp_path):
     (tmp_path / "v.mp4").write_bytes(worlds.MP4)
     lines = [{"video": "v.mp4", "captions": [{"start": 0, "text": "a"}, {"start": 0.5, "end": 1, "text": "b"}]},
