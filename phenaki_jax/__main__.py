@@ -130,7 +130,11 @@ def make_parser() -> argparse.ArgumentParser:
     of.add_argument("--model", metavar="DIR", help="a run's folder: its data and its models")
     of.add_argument("--config", metavar="FILE[:ARG]", help="of a generator yet to be trained; also --config.FIELD=…")
     precompute.add_argument("--what", required=True, help="text, tokens; both with a comma")
-    precompute.add_argument("--output", required=True, metavar="DIR", help="the cache; what is there already stays")
+    into = precompute.add_mutually_exclusive_group(required=True)
+    into.add_argument("--output", metavar="DIR", help="the cache; what is there already stays")
+    into.add_argument("--columns", action="store_true", help="as fields of the records, which `phenaki ingest` made")
+    precompute.add_argument("--host", type=int, default=0, help="number of this machine, of --hosts, with --columns")
+    precompute.add_argument("--hosts", type=int, default=1)
 
     reconstruct = verb("reconstruct", "Encode and decode videos and images: what the tokenizer keeps of them.")
     add_model(reconstruct)

@@ -168,7 +168,7 @@ def precompute(options: argparse.Namespace, overrides: Overrides) -> int:
         raise UserError(f"--what={options.what!r} has {unknown[0]!r}, which is not one of {', '.join(program.WHAT)}.")
     source = options.config or str(run_folder(options.model))
     config = configs.load_config(source, _typed(source, overrides))
-    return program.main(config, None if options.config else source, what, options.output)
+    return program.main(config, None if options.config else source, what, options.output, options.host, options.hosts)
 
 
 def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:

@@ -252,7 +252,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
         group, _, field = name.rpartition(".")
         values = config.get(group, {}) if group else config
         given = values.get(field)
-        if given and given != BYTES and "://" not in given:
+        if given and given != BYTES and "://" not in given and not given.startswith("columns/"):
             values[field] = os.path.abspath(given)
     return config
 

@@ -6,6 +6,7 @@ The encoder is models/t5's Hugging Face fixture over a small SentencePiece vocab
 import dataclasses
 import json
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from phenaki_jax import cli, precompute
 from phenaki_jax.__main__ import main
 from phenaki_jax.config import to_json
 from phenaki_jax.errors import UserError
+from phenaki_jax.ingest.job import ingest
+from phenaki_jax.ingest.prepare import Settings
+from phenaki_jax.ingest.sources import find_units
 from phenaki_jax.input import loader, mix, text
 from phenaki_jax.digest import digest
 from phenaki_jax.input.cache import Cache, Writer
@@ -29,6 +33,9 @@ from phenaki_jax.training.loop import train
 from phenaki_jax.training.metrics import read_lines
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.state import abstract_state, create_state
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "ingest"))
+import worlds  # noqa: E402
 
 T5 = pathlib.Path(__file__).parent / "models" / "t5"
 TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32, "tokenizer.spatial_layers": 1,
@@ -122,9 +129,9 @@ def files(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused(words, call, *arguments):
+def refused(words, call, *arguments, **options):
     with pytest.raises(UserError, match=words) as error:
-        call(*arguments)
+        call(*arguments, **options)
     assert "\n" not in str(error.value)
 
 
@@ -275,6 +282,35 @@ def test_a_pretrained_encoder_is_split_over_the_mesh(folder):
     state = abstract_state(stage, make_optimizer(config, stage.axes)[0], make_mesh(config.mesh, jax.devices()[:4]))
     query = state.given["text_encoder"]["stack"]["layers"]["attention"]["query"]
     assert query.shape == (2, 32, 32) and query.sharding.shard_shape(query.shape) == (2, 16, 16)
+
+
+def test_fields_of_the_records_themselves(folder, tmp_path, capsys):
+    """Made by two hosts, one after the other, on clips of two windows: the losses of live training."""
+    for name, kind in (("films", "video"), ("stills", "image")):
+        samples = {f"{i:02}": worlds.video_sample(i, height=32, width=32) if kind == "video" else worlds.image_sample(i)
+                   for i in range(12)}
+        worlds.write_tar(tmp_path / f"{name}_source" / "0.tar", dict(list(samples.items())[:6]))
+        worlds.write_tar(tmp_path / f"{name}_source" / "1.tar", dict(list(samples.items())[6:]))
+        source = str(tmp_path / f"{name}_source")
+        ingest(find_units(source), Settings(kind, name, ((32, 32),), scene_threshold=1.0, test_share=0.3),
+               str(tmp_path / name), source=source, workers=0)
+    where = {"data__mixture": "films:0.8,stills:0.2", "data__data_dir": str(tmp_path)}
+    live = folder.train("live_records", **where)
+    (folder.root / "config.json").write_text(json.dumps(folder.config(**where).to_dict()))
+    command = ["precompute", f"--config={folder.root / 'config.json'}", "--what=text,tokens", "--columns", "--hosts=2"]
+    assert main([*command, "--host=1"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "--config." in line]
+    fields = dict(line.split("--config.")[1].split("=") for line in lines)
+    cached = where | {"text__cache": fields["text.cache"], "data__token_cache": fields["data.token_cache"]}
+    refused("lacks 2 of 4 shards|lacks 1 of 2 shards", folder.train, "half", **cached)
+    assert main(command) == 0
+    before = files(tmp_path / "films")
+    assert main(command) == 0 and files(tmp_path / "films") == before  # all is there
+    np.testing.assert_allclose(folder.train("from_records", **cached), live, rtol=1e-5)
+    refused("another encoder than text.path", folder.train, "other", **cached | {"text__path": str(T5 / "t5x")})
+    refused("is for data sets of `phenaki ingest`", folder.train, "other", text__cache=fields["text.cache"])
+    assert main(["precompute", f"--config={folder.root / 'config.json'}", "--what=text", "--output=x", "--hosts=2"]) == 2
+    assert "--hosts=2 is for --columns" in capsys.readouterr().err
 
 
 def test_a_model_without_text(folder, tmp_path, monkeypatch, capsys):

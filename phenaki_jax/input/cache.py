@@ -67,12 +67,12 @@ class Cache:
         shard, begin, end = self._places[index]
         return np.array(self._values[shard][begin:end]).view(self.dtype)
 
-    def embeddings(self, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-        """Embeddings [n, E] of a caption's n ids. Raises: UserError where they are not there."""
+    def embeddings(self, ids: np.ndarray, vocabulary: Vocabulary, at: Any = None) -> np.ndarray:
+        """Embeddings [n, E] of a caption's n ids, of whatever record. Raises: UserError where they are not there."""
         return self._found(text_key(ids), f"the caption {vocabulary.decode(ids)!r}")
 
-    def tokens(self, video: np.ndarray) -> np.ndarray:
-        """Tokens [T, H, W] of a clip, uint8 [F, Y, X, 3]. Raises: UserError where they are not there."""
+    def tokens(self, video: np.ndarray, at: Any = None) -> np.ndarray:
+        """Tokens [T, H, W] of a clip, uint8 [F, Y, X, 3], of whatever record. Raises: UserError where they are not there."""
         return self._found(video_key(video), "a clip of data.mixture")
 
     def _found(self, key: str, of: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from phenaki_jax import config as configs
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.input import ahead, order, preprocess
 from phenaki_jax.input.cache import Cache
+from phenaki_jax.input.columns import Columns, Place, is_column
 from phenaki_jax.input.mix import MODULES, field_of, find_mixture, stream_rows, stream_shares
 from phenaki_jax.input.motion import TOLD
 from phenaki_jax.input.reading import BadRecords, Draws, Kept, name_of, read_task
@@ -38,8 +39,9 @@ def make_loader(config: Any, train: bool = True) -> "Loader | Schedule":
     from phenaki_jax.input.encoder import vocabulary_of
     data, loaders, cache, vocabulary = config.data, [], Kept(CACHE_BYTES), vocabulary_of(config)
     told = () if config.get("stage") == "tokenizer" else (config.get("generator") or {}).get("conditions", ())
-    embeddings = Cache(config.text.cache, "text") if config.text.get("cache") else None
-    tokens = Cache(data.token_cache, "tokens") if train and data.get("token_cache") else None
+    embeddings, tokens = config.text.get("cache"), train and data.get("token_cache")
+    embeddings = Cache(embeddings, "text") if embeddings and not is_column(embeddings) else embeddings or None
+    tokens = Cache(tokens, "tokens") if tokens and not is_column(tokens) else tokens or None
     for first, mixture in configs.mixtures(config):
         loaders.append(Loader(
             mixture, batch_size=config.batch_size, seed=config.seed,
@@ -81,7 +83,8 @@ class Loader:
       start, before: the step that it begins with, and how many positions of each stream were used up by then.
       field: the config's field that names the mixture, for sentences about it.
       vocabulary: of the ids in a batch; tasks give bytes, which are read and encoded anew where it is another.
-      embeddings, tokens: caches; batches have "text_embeds" and "tokens" of them.
+      embeddings, tokens: caches, or names of fields of the records (`columns`); batches have "text_embeds" and "tokens"
+        of them.
       max_bad: share of records that cannot be used above which `batch` raises DataError.
       workers, patience: of `iterate`: processes that make batches, 0 for a thread; seconds that a record may take.
 
@@ -95,14 +98,13 @@ class Loader:
                  told: Sequence[str] = (), data_dir: str | os.PathLike,
                  modules: Sequence[str] = MODULES, host: int = 0, hosts: int = 1, cache_bytes: int = CACHE_BYTES,
                  cache: Kept | None = None, start: int = 0, before: Mapping[str, int] | None = None,
-                 field: str = "data.mixture", vocabulary: Vocabulary = BYTES, embeddings: Cache | None = None,
-                 tokens: Cache | None = None, max_bad: float = 0.01, workers: int = 0,
+                 field: str = "data.mixture", vocabulary: Vocabulary = BYTES, embeddings: Cache | str | None = None,
+                 tokens: Cache | str | None = None, max_bad: float = 0.01, workers: int = 0,
                  patience: float = ahead.PATIENCE):
         tasks, self._rates = find_mixture(mixture, modules, field, data_dir)
         self.seed, self.host, self.hosts = seed, host, hosts
         self.mixture, self.start, self._before = mixture, start, dict(before or {})
         self._text_length, self._vocabulary = text_length, vocabulary
-        self._embeddings, self._tokens = embeddings, tokens
         self._workers, self._patience, self.bad = workers, patience, BadRecords(max_bad)
         self._cache = cache or Kept(cache_bytes)
         self._full, self._sizes = (frames, height, width), tuple(sizes) or ((frames, height, width),)
@@ -116,6 +118,10 @@ class Loader:
         self._lengths = {"video": frames, "text": text_length if vocabulary is BYTES else CAPTION_BYTES, "fps": fps,
                          "height": height, "width": width}
         self.streams = {task.name: task.stream for task in self._tasks.values()}
+        self._embeddings, self._tokens = (
+            Columns(kept, what, {(name, size): records for name, task in self._tasks.items()
+                                 for size, records in task.records.items()}) if isinstance(kept, str) else kept
+            for kept, what in ((embeddings, "text"), (tokens, "tokens")))
         self._draws = Draws(self.streams, self._rates, seed)
         self._weights = [sum(len(task.records[size]) for task in self._tasks.values()) for size in self._buckets]
         self.rows = stream_rows(stream_shares(self.streams, self._rates), batch_size, mixture, field)
@@ -168,12 +174,20 @@ class Loader:
                           "seed": order.example_seed(key, position)}
                 for step in found.steps:
                     record = step(record, lengths)
-                return record
+                return self._with_columns(record, ((task, bucket), index))
             except BadRecord as error:
                 self.bad.note(name_of(found, records, index), error)
             index = order.hash64(key, "instead", position, attempt) % len(records)
         raise DataError(f"{INSTEAD} records of {task!r}, one after the other, cannot be used; "
                         f"{self.bad.counts.most_common(1)[0][0]!r} is why, most often.")
+
+    def _with_columns(self, example: dict[str, np.ndarray], at: Place) -> dict[str, np.ndarray]:
+        """An example with what is kept of it. at: the record that it was made of."""
+        if self._embeddings:
+            example["text_embeds"] = self._embeddings.embeddings(self.ids(example), self._vocabulary, at)
+        if self._tokens:
+            example["tokens"] = self._tokens.tokens(example["video"], at)
+        return example
 
     def ids(self, example: Mapping[str, np.ndarray]) -> np.ndarray:
         """A row's caption as ids of the loader's vocabulary, int32 [at most text_length], unpadded."""
@@ -183,13 +197,18 @@ class Loader:
 
     def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(task, record) of every record of the split, one after the other; bad ones are left out, and noted."""
+        for name, records in self.all_records():
+            for index in range(len(records)):
+                try:
+                    yield name, records[index]
+                except BadRecord as error:
+                    self.bad.note(name_of(self._tasks[name], records, index), error)
+
+    def all_records(self) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+        """(task, its records), of each bucket by themselves."""
         for name, task in self._tasks.items():
             for records in task.records.values():
-                for index in range(len(records)):
-                    try:
-                        yield name, records[index]
-                    except BadRecord as error:
-                        self.bad.note(name_of(task, records, index), error)
+                yield name, records
 
     def every_row(self, task: str, record: Mapping[str, Any]) -> Iterator[dict[str, np.ndarray]]:
         """All that `example` can give of a record, whatever the position.
@@ -250,9 +269,9 @@ class Loader:
                 for name in self._told:
                     out[name][row] = TOLD[name](video, float(example["fps"]))
                 if self._embeddings:
-                    out["text_embeds"][row, :len(ids)] = self._embeddings.embeddings(ids, self._vocabulary)
+                    out["text_embeds"][row, :len(ids)] = example["text_embeds"]
                 if self._tokens:
-                    out["tokens"][row] = self._tokens.tokens(example["video"])
+                    out["tokens"][row] = example["tokens"]
             batch[stream] = out
         return batch
 

@@ -176,8 +176,8 @@ class Shards(Sequence):
     """
 
     def __init__(self, shards: Sequence[tuple[Path, int, Sequence[int]]]):
-        self._shards = [(str(path), count, sorted(out)) for path, count, out in shards]
-        self._ends = list(itertools.accumulate(count - len(out) for _, count, out in self._shards))
+        self.shards = [(str(path), count, sorted(out)) for path, count, out in shards]
+        self._ends = list(itertools.accumulate(count - len(out) for _, count, out in self.shards))
         self._open: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -190,17 +190,17 @@ class Shards(Sequence):
         """The shard that a record lies in, and its position there."""
         shard = bisect.bisect_right(self._ends, index)
         position = index - (self._ends[shard - 1] if shard else 0)
-        for out in self._shards[shard][2]:
+        for out in self.shards[shard][2]:
             position += out <= position
         return shard, position
 
     @property
     def files(self) -> list[str]:
-        return [path for path, _, _ in self._shards]
+        return [path for path, _, _ in self.shards]
 
     def file(self, index: int) -> str:
         """The file that a record lies in."""
-        return self._shards[self.place(index)[0]][0]
+        return self.shards[self.place(index)[0]][0]
 
     def __getitem__(self, index: int) -> bytes:
         """Raises: BadRecord."""
@@ -209,7 +209,7 @@ class Shards(Sequence):
             (data,) = self._reader(shard).read([position])
         except (IndexError, ValueError, RuntimeError, OSError) as error:
             self._open.pop(shard, None)
-            raise BadRecord("damaged shard", f"{self._shards[shard][0]}: {error}") from None
+            raise BadRecord("damaged shard", f"{self.shards[shard][0]}: {error}") from None
         return data
 
     def _reader(self, shard: int) -> Any:
@@ -217,7 +217,7 @@ class Shards(Sequence):
         if shard not in self._open:
             if len(self._open) >= MAX_OPEN:
                 self._open.pop(next(iter(self._open))).close()
-            path, count, _ = self._shards[shard]
+            path, count, _ = self.shards[shard]
             reader = array_record_module.ArrayRecordReader(path, READER_OPTIONS)
             if reader.num_records() != count:
                 raise ValueError(f"it has {reader.num_records()} records, and the manifest says {count}")
@@ -246,8 +246,20 @@ class Records(Sequence):
 
     @property
     def files(self) -> list[str]:
-        """Its shards."""
+        """Its shards' files."""
         return self.data.files
+
+    @property
+    def shards(self) -> list[tuple[str, int, list[int]]]:
+        """(file, records in it, positions that are left out) of each shard."""
+        return self.data.shards
+
+    @classmethod
+    def of_shard(cls, whole: "Records", path: str, count: int) -> "Records":
+        """All records of one shard of a data set, those that are left out too."""
+        part = cls.__new__(cls)
+        part.__dict__ |= whole.__dict__ | {"data": Shards([(Path(path), count, ())])}
+        return part
 
     def file(self, index: int) -> str:
         """The shard that a record lies in."""

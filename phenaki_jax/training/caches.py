@@ -1,15 +1,19 @@
 """Whether the caches that a config names were made by the models that it trains with."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from phenaki_jax import config as configs
+from phenaki_jax.array_files import read_json
 from phenaki_jax.digest import tree_digest
 from phenaki_jax.errors import UserError
 from phenaki_jax.input.cache import FIELDS, Cache
+from phenaki_jax.input.columns import ABOUT, is_column
 from phenaki_jax.input.encoder import about_text, is_pretrained, open_encoder
+from phenaki_jax.input.mix import find_mixture
 from phenaki_jax.models.build import tokenizer_config
 
 # Fields of a tokenizer that leave its tokens' meaning and its arrays as they are.
@@ -54,23 +58,39 @@ def check_caches(config, frozen: Any) -> None:
         if config.stage == "tokenizer":
             raise UserError(f"data.token_cache={config.data.token_cache!r} is of no use to stage={config.stage!r}, "
                             "which trains on pixels; leave it empty")
-        _check(Cache(config.data.token_cache, "tokens"), about_tokens(config, frozen), config, ("split",))
+        _check("tokens", config.data.token_cache, about_tokens(config, frozen), config, ("split",))
     if config.get("text", {}).get("cache"):
         if not is_pretrained(config):
             raise UserError(f"text.cache={config.text.cache!r} is for a generator with text.encoder='t5'; leave it "
                             "empty")
-        _check(Cache(config.text.cache, "text"), about_text(config, open_encoder(config)), config,
-               ("split", "eval_split"))
+        _check("text", config.text.cache, about_text(config, open_encoder(config)), config, ("split", "eval_split"))
 
 
-def _check(cache: Cache, wanted: dict, config, splits: tuple[str, ...]) -> None:
-    name = FIELDS[cache.what]
-    for field, value in wanted.items():
-        if cache.about.get(field) != value:
-            raise UserError(f"{name}={cache.given!r} {WHAT_DIFFERS[field].format(config)}; make another with "
-                            f"`phenaki precompute --what={cache.what}`")
+def _check(what: str, given: str, wanted: dict, config, splits: tuple[str, ...]) -> None:
+    if is_column(given):  # whether all of it is there, the loader says
+        for about in _columns(what, given, config):
+            _compare(what, given, about, wanted, config)
+        return
+    cache = Cache(given, what)
+    _compare(what, given, cache.about, wanted, config)
     for _, mixture in configs.mixtures(config):
         for split in splits:
             if config.data[split] not in cache.done.get(mixture, ()):
-                raise UserError(f"{name}={cache.given!r} does not have all of data.{split}={config.data[split]!r} of "
-                                f"{mixture!r}; `phenaki precompute --what={cache.what} --output={cache.given}` goes on")
+                raise UserError(f"{FIELDS[what]}={given!r} does not have all of data.{split}={config.data[split]!r} of "
+                                f"{mixture!r}; `phenaki precompute --what={what} --output={given}` goes on")
+
+
+def _compare(what: str, given: str, about: dict, wanted: dict, config) -> None:
+    for field, value in wanted.items():
+        if about.get(field) != value:
+            raise UserError(f"{FIELDS[what]}={given!r} {WHAT_DIFFERS[field].format(config)}; make another with "
+                            f"`phenaki precompute --what={what}`")
+
+
+def _columns(what: str, given: str, config) -> Iterator[dict]:
+    """What the data sets of a config say of a field of their records; of one that lacks it, the loader will say so."""
+    for _, mixture in configs.mixtures(config):
+        for task in find_mixture(mixture, tuple(config.data.modules), data_dir=config.data.data_dir)[0]:
+            folder = getattr(task.source, "folder", None)
+            if folder and (file := folder(config.data.data_dir) / given / ABOUT).is_file():
+                yield read_json(file)
