@@ -68,7 +68,7 @@ class Cache:
         return np.array(self._values[shard][begin:end]).view(self.dtype)
 
     def embeddings(self, ids: np.ndarray, vocabulary: Vocabulary, at: Any = None) -> np.ndarray:
-        """Embeddings [n, E] of a caption's n ids, of whatever record. Raises: UserError where they are not there."""
+        """Embeddings [n, E] of a caption's n ids, whatever record's. Raises: UserError where they are not there."""
         return self._found(text_key(ids), f"the caption {vocabulary.decode(ids)!r}")
 
     def tokens(self, video: np.ndarray, at: Any = None) -> np.ndarray:
