@@ -72,7 +72,7 @@ class Cache:
         return self._found(text_key(ids), f"the caption {vocabulary.decode(ids)!r}")
 
     def tokens(self, video: np.ndarray, at: Any = None) -> np.ndarray:
-        """Tokens [T, H, W] of a clip, uint8 [F, Y, X, 3], whatever record's. Raises: UserError where they are not there."""
+        """Tokens [T, H, W] of uint8 [F, Y, X, 3], whatever record's. Raises: UserError where they are not there."""
         return self._found(video_key(video), "a clip of data.mixture")
 
     def _found(self, key: str, of: str) -> np.ndarray:
