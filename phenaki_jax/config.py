@@ -198,6 +198,10 @@ def check(config: ConfigDict) -> None:
     for name in _POSITIVE:
         if name in known and known[name] < 1:
             raise UserError(f"Config field {name!r} is {known[name]}; it has to be at least 1.")
+    if known.get("data.workers", 0) < 0:
+        raise UserError(f"Config field 'data.workers' is {known['data.workers']}; it has to be at least 0.")
+    if known.get("data.patience", 1) <= 0:
+        raise UserError(f"Config field 'data.patience' is {known['data.patience']}; it has to be above 0.")
     for name in ("data.text_drop", "data.max_bad", "train.ema_decay", "optimizer.end_factor", "generator.dropout"):
         if name in known and not 0 <= known[name] <= 1:
             raise UserError(f"Config field {name!r} is {known[name]}; it has to be between 0 and 1.")
@@ -220,14 +224,17 @@ def _check_schedule(schedule: Any) -> None:
 
 def _check_sizes(known: Mapping[str, Any]) -> None:
     """That clips of `data.sizes` and `data.buckets` are whole patches, and whole groups of a generator's tokens."""
-    _, *patch = known.get("tokenizer.patch") or (1, 1, 1)
+    patch = known.get("tokenizer.patch") or (1, 1, 1)
+    if len(patch) != 3 or min(patch) < 1:
+        raise UserError(f"Config field 'tokenizer.patch' is {patch!r}; it has to be frames, rows and columns, each at "
+                        "least 1.")
     buckets = known.get("data.buckets") or ()
     if not all(isinstance(size, tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
                for size in buckets):
         raise UserError(f"Config field 'data.buckets' is {buckets!r}; it has to be heights and widths, written "
                         "(64,64),(48,80).")
     group = (1, 1) if known["stage"] == "tokenizer" else known.get("generator.group") or (1, 1)
-    rows, columns = (p * g for p, g in zip(patch, group))
+    rows, columns = (p * g for p, g in zip(patch[1:], group))
     for name, sizes in (("sizes", known.get("data.sizes") or ()), ("buckets", buckets)):
         for size in sizes:
             if isinstance(size, tuple) and len(size) > 1 and (size[-2] % rows or size[-1] % columns):

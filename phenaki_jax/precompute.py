@@ -14,7 +14,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.input.cache import FIELDS, Writer, text_key, video_key
 from phenaki_jax.input.columns import column_name, write_columns
 from phenaki_jax.input.encoder import about_text, is_pretrained, open_encoder, vocabulary_of
-from phenaki_jax.input.records import Records
+from phenaki_jax.input.records import BadRecord, Records
 from phenaki_jax.input.schema import to_text
 from phenaki_jax.input.text import encode_fixed
 from phenaki_jax.models.build import make_tokenizer
@@ -86,7 +86,10 @@ class Job(NamedTuple):
 
 def _items(loader, job: Job) -> Items:
     for task, record in loader.records():
-        yield from job.rows_of(loader, task, record)
+        try:
+            yield from job.rows_of(loader, task, record)
+        except BadRecord:  # training passes it over as well
+            continue
 
 
 def _fill_columns(loader, job: Job, host: int, hosts: int) -> None:
@@ -122,6 +125,7 @@ def _tokens(config, run: str | None) -> Job:
     tokenizer = Tokenizer(make_tokenizer(config), *jax.device_put((arrays["params"], arrays["variables"])))
 
     def clips(loader, task, record) -> Items:
+        record = {**record, "video": np.asarray(record["video"])}  # decoded once for all windows
         for row in loader.every_row(task, record):
             yield video_key(row["video"]), row["video"]
 

@@ -15,7 +15,9 @@ from phenaki_jax.media import rgb_of
 
 MAX_PIXELS = 1 << 24  # of a frame, 4096 x 4096: what is larger is no training data, and may be meant to fill memory
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
-TRUNCATED = 0.9  # share of the promised frames with less of which a video counts as cut off
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # others may start programs (EPS) or hide anything (TIFF)
+TRUNCATED = 0.9  # share of the promised time with less of which a video counts as cut off
+LONGEST_GAP = 60  # seconds from one time stamp to the next
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -24,22 +26,27 @@ def decode_image(data: bytes) -> np.ndarray:
     if not data:
         raise BadRecord("empty file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadRecord("too large", f"{image.width} x {image.height}")
-            if getattr(image, "n_frames", 1) > 1:
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's MPO is a jpeg with a preview
                 raise BadRecord("animated image", f"{image.n_frames} frames")
             if image.mode not in MODES:
                 raise BadRecord("colour mode", image.mode)
             image.load()
-            image = ImageOps.exif_transpose(image)
+            try:
+                image = ImageOps.exif_transpose(image)
+            except Exception:  # noqa: BLE001  EXIF that is none says nothing
+                pass
             if "A" in image.getbands() or "transparency" in image.info:
                 rgba = np.asarray(image.convert("RGBA"), np.float32)
                 return np.rint(rgba[..., :3] * rgba[..., 3:] / 255).astype(np.uint8)
             return np.asarray(image.convert("RGB"))
     except Image.UnidentifiedImageError:
         raise BadRecord("no image", repr(data[:8])) from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise BadRecord("too large", str(error)) from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         reason = "truncated image" if "trunc" in str(error).lower() else "image undecodable"
         raise BadRecord(reason, str(error)) from None
 
@@ -63,7 +70,7 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
     step = 1 / fractions.Fraction(fps).limit_denominator(1001)
     emitted, count, shown, last, side = 0, 0, None, None, None
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise BadRecord("no video stream")
             stream = container.streams.video[0]
@@ -72,6 +79,7 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
             if context.width * context.height > MAX_PIXELS:
                 raise BadRecord("too large", f"{context.width} x {context.height}")
             if seen is not None:
+                # A quarter turn changes neither the shorter side nor, but for its name, the aspect.
                 side = seen(context.height, context.width)
             usual = 1 / (stream.average_rate or stream.guessed_rate or fractions.Fraction(25))
             start = None
@@ -79,6 +87,10 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
                 time = None if frame.pts is None else frame.pts * fractions.Fraction(frame.time_base)
                 time = (0 if last is None else last + usual) if time is None else time
                 start = time if start is None else start
+                if last is not None and abs(time - last) > LONGEST_GAP:
+                    raise BadRecord("gap in time", f"{float(time - last):.0f} seconds")
+                if frame.width * frame.height > MAX_PIXELS:
+                    raise BadRecord("too large", f"{frame.width} x {frame.height}")
                 while shown is not None and start + emitted * step < time:
                     yield _shrunk(shown, side)
                     emitted += 1
@@ -88,24 +100,27 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
                 while start + emitted * step < end:
                     yield _shrunk(shown, side)
                     emitted += 1
-            promised = stream.frames
-            if not promised and container.duration:
-                promised = int(container.duration / av.time_base / usual)
+            # Frames that a container counts may be hidden by its edit list, and its own length be that of the sound.
+            promised = (stream.duration or 0) * (stream.time_base or 0)
     except av.InvalidDataError as error:
         raise BadRecord("video undecodable" if not count else "truncated video", error.strerror) from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise BadRecord("video undecodable", str(error)) from None
     if not count:
         raise BadRecord("no frames")
-    if count < TRUNCATED * promised:
-        raise BadRecord("truncated video", f"{count} of {promised} frames")
+    if end - start < TRUNCATED * promised:
+        raise BadRecord("truncated video", f"{float(end - start):.2f} of {float(promised):.2f} seconds")
 
 
 def _shrunk(frame, side: int | None) -> np.ndarray:
-    if side is None or min(frame.width, frame.height) <= side:
-        return rgb_of(frame)
-    ratio = side / min(frame.width, frame.height)
-    return rgb_of(frame, width=math.ceil(frame.width * ratio - 1e-6), height=math.ceil(frame.height * ratio - 1e-6))
+    """A frame as uint8 [Y, X, 3], upright."""
+    sizes = {}
+    if side is not None and min(frame.width, frame.height) > side:
+        ratio = side / min(frame.width, frame.height)
+        sizes = {name: math.ceil(getattr(frame, name) * ratio - 1e-6) for name in ("width", "height")}
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counterclockwise, as a phone notes it
+    pixels = rgb_of(frame, **sizes)
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def resample(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:

@@ -33,7 +33,7 @@ _SPELLING = re.compile(r"\s*([a-z_]+)\s*(>=|<=|=)\s*(.+?)\s*$", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """One filter. name: of the field; test: >=, <= or =; value: a number, or for = the texts of which one is wanted."""
+    """One filter. name: of the field; test: >=, <= or =; value: a number, or for = those of which one is wanted."""
     name: str
     test: str
     value: Any
@@ -47,7 +47,7 @@ class Filter:
                 return
             raise BadRecord(f"missing: {self.name}")
         if self.test == "=":
-            kept = str(found).strip().lower() in self.value
+            kept = (str(found).strip().lower() if self.name == "language" else float(found)) in self.value
         else:  # NaN is never wanted
             kept = found >= self.value if self.test == ">=" else found <= self.value
         if not kept:
@@ -67,13 +67,15 @@ def parse_filters(texts: Collection[str], keep_missing: Collection[str] = ()) ->
             raise UserError(f"--filter={text!r} is none; write NAME>=NUMBER, NAME<=NUMBER or NAME=VALUE with a NAME of "
                             f"{', '.join(known)}, or {DUPLICATE}")
         name, test, value = match[1].lower(), match[2], match[3]
-        if test == "=":
+        if name == "language":
+            if test != "=":
+                raise UserError(f"--filter={text!r}: write language=en, or several with a comma")
             filters.append(Filter(name, test, tuple(part.strip().lower() for part in value.split(","))))
             continue
-        try:
-            filters.append(Filter(name, test, float(value)))
-        except ValueError:
-            raise UserError(f"--filter={text!r}: {value!r} is no number") from None
+        numbers = tuple(_number(part) for part in (value.split(",") if test == "=" else [value]))
+        if None in numbers:
+            raise UserError(f"--filter={text!r}: {value!r} is no number")
+        filters.append(Filter(name, test, numbers if test == "=" else numbers[0]))
     names = {one.name for one in filters}
     for name in keep_missing:
         if name not in names:

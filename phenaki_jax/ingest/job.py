@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from phenaki_jax.ingest.unit import KEY_BYTES, file_of, ingest_unit, is_damage, 
 from phenaki_jax.input.records import MANIFEST
 
 JOB = "job.json"  # what the data set is made of and how; another source or other settings are another data set
+TRIES = 2  # times that a sample may end or stall its worker before it is dropped
+BETWEEN = 10  # times the patience that a source, or an upload, may take between two samples
 LOOK = 0.5  # seconds between two looks at the workers
 ENOUGH = 200  # samples before the share of damaged ones counts
 
@@ -117,7 +120,9 @@ def _done(output: str, units: Sequence[Unit]) -> dict[int, dict]:
     if not places.exists(folder):
         return {}
     names = [name for name in places.files(folder) if name.endswith(".json")]
-    return {int(name.partition(".")[0]): json.loads(places.read(places.join(folder, name))) for name in names}
+    with ThreadPoolExecutor(16) as pool:  # a bucket answers slowly, but many at once
+        texts = pool.map(lambda name: places.read(places.join(folder, name)), names)
+        return {int(name.partition(".")[0]): json.loads(text) for name, text in zip(names, texts)}
 
 
 class _Progress:
@@ -163,7 +168,7 @@ class _Progress:
 
 # ------------------------------------------------------------------------------------------------- workers
 
-def _work(pipe: Any, key: Any, settings: Settings, output: str, scratch: Path) -> None:
+def _work(pipe: Any, key: Any, beats: Any, settings: Settings, output: str, scratch: Path) -> None:
     """A worker: units come through the pipe, what became of them goes back; the key that it is at stands in `key`."""
     parent = os.getppid()
 
@@ -172,6 +177,7 @@ def _work(pipe: Any, key: Any, settings: Settings, output: str, scratch: Path) -
             os._exit(1)
         data = short(name).encode()
         key.raw = data + b"\0" * (KEY_BYTES - len(data))
+        beats.value += 1
 
     scratch.mkdir(parents=True, exist_ok=True)
     while True:
@@ -190,13 +196,13 @@ class _Worker:
     def __init__(self, number: int, settings: Settings, output: str, scratch: Path):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.key = context.RawArray("c", KEY_BYTES)
+        self.key, self._beats = context.RawArray("c", KEY_BYTES), context.RawValue("Q", 0)
         self.process = context.Process(target=_work, daemon=True,
-                                       args=(theirs, self.key, settings, output, scratch / str(number)))
+                                       args=(theirs, self.key, self._beats, settings, output, scratch / str(number)))
         self.process.start()
         theirs.close()
         self.task: tuple[int, Unit, dict[str, str]] | None = None
-        self._seen, self._since = b"", time.monotonic()
+        self._seen, self._since = -1, time.monotonic()
 
     def give(self, number: int, unit: Unit, crashed: dict[str, str]) -> None:
         self.task = number, unit, crashed
@@ -205,10 +211,10 @@ class _Worker:
 
     def stalled(self, patience: float) -> bool:
         """Whether it has been at one sample for longer."""
-        now = self.key.raw
+        now = self._beats.value
         if self.task is None or now != self._seen:
             self._seen, self._since = now, time.monotonic()
-        return time.monotonic() - self._since > patience
+        return time.monotonic() - self._since > patience * (1 if self.sample else BETWEEN)
 
     @property
     def sample(self) -> str:
@@ -227,6 +233,7 @@ class _Workers:
         self._make = lambda number: _Worker(number, settings, output, scratch)
         self._output, self._patience, self._count = output, patience, count
         self._workers: list[_Worker] = []
+        self._failed: dict[tuple[int, str], int] = {}
 
     def __enter__(self):
         return self
@@ -237,7 +244,9 @@ class _Workers:
 
     def run(self, units: dict[int, Unit], progress: _Progress) -> None:
         """Until all are done, in whatever order."""
-        waiting = [(number, unit, self._crashed(number)) for number, unit in units.items()][::-1]
+        folder = places.join(self._output, "units")
+        there = set(places.files(folder)) if units and places.exists(folder) else set()
+        waiting = [(number, unit, self._crashed(number, there)) for number, unit in units.items()][::-1]
         self._workers = [self._make(index) for index in range(self._count)] if units else []
         left = len(units)
         while left:
@@ -268,7 +277,11 @@ class _Workers:
     def _after(self, worker: _Worker, reason: str) -> tuple[int, Unit, dict[str, str]]:
         """The unit that a worker ended with, without the sample that it had."""
         number, unit, crashed = worker.task
-        if not worker.sample:
+        self._failed[number, worker.sample] = failures = self._failed.get((number, worker.sample), 0) + 1
+        if worker.sample and failures < TRIES and worker.sample not in crashed:
+            print(f"{unit.name}: {worker.sample} {reason}; its unit begins anew", flush=True)
+            return worker.task  # it may not have been the sample's fault
+        if not worker.sample or worker.sample in crashed:
             raise UserError(f"{unit.path} {reason} between two samples of {unit.name}; it may be out of reach, or "
                             "there is too little memory for so many --workers")
         crashed = crashed | {worker.sample: reason}
@@ -276,6 +289,7 @@ class _Workers:
         places.write(places.join(self._output, file_of(number, "crashed")), json.dumps(crashed).encode())
         return number, unit, crashed
 
-    def _crashed(self, number: int) -> dict[str, str]:
-        path = places.join(self._output, file_of(number, "crashed"))
-        return json.loads(places.read(path)) if places.exists(path) else {}
+    def _crashed(self, number: int, there: set[str]) -> dict[str, str]:
+        name = file_of(number, "crashed")
+        known = name.rpartition("/")[2] in there
+        return json.loads(places.read(places.join(self._output, name))) if known else {}

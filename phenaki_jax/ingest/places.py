@@ -67,8 +67,11 @@ def files(folder: str) -> list[str]:
         root = inside.rstrip("/") + "/"
         found = [path.removeprefix(root) for path in fs.find(inside)]
     else:
+        def unreadable(error: OSError) -> None:
+            raise UserError(f"{error.filename!r} cannot be read ({error.strerror})")
+
         found = [os.path.relpath(os.path.join(where, name), folder).replace(os.sep, "/")
-                 for where, _, names in os.walk(folder) for name in names]
+                 for where, _, names in os.walk(folder, onerror=unreadable, followlinks=True) for name in names]
     return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
 
 

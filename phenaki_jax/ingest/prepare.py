@@ -14,7 +14,7 @@ from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.ingest import cut
 from phenaki_jax.ingest.decode import decode_image, decode_video, resample
 from phenaki_jax.ingest.filters import ALIASES, DUPLICATE, OF_FRAMES, Filter, known_fields
-from phenaki_jax.ingest.samples import Sample
+from phenaki_jax.ingest.samples import Sample, readable
 from phenaki_jax.input import order
 from phenaki_jax.input.motion import motion_score
 from phenaki_jax.input.records import BadRecord
@@ -106,7 +106,8 @@ def records_of(sample: Sample, settings: Settings, lost: collections.Counter) ->
     values = known_fields(sample.fields, caption, guess)
     settings.check(values, (*ALIASES, "caption_length"))
     fields = {name: values.get(name, sample.fields.get(name)) for name in KEPT_FIELDS}
-    fields = {name: value for name, value in fields.items() if isinstance(value, (str, int, float)) and value == value}
+    fields = {name: readable(value) if isinstance(value, str) else value for name, value in fields.items()
+              if isinstance(value, (str, int, float)) and value == value}
     header = {"key": sample.key, "source": settings.name, "caption": caption, "fields": fields}
     if settings.kind == "image":
         frames = sample.media if isinstance(sample.media, np.ndarray) else decode_image(sample.media)[None]

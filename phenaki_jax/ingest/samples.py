@@ -62,8 +62,8 @@ class Sample:
         if self.media is None:
             try:
                 self.media = places.read(self.path)
-            except (OSError, ValueError, ImportError) as error:
-                raise BadRecord("missing file", str(error)) from None
+            except Exception as error:  # noqa: BLE001  every file system has errors of its own
+                raise BadRecord("missing file", f"{type(error).__name__}: {error}") from None
         if not self.suffix and isinstance(self.media, bytes):
             self.suffix = told_by(self.media)
 
@@ -101,6 +101,9 @@ def from_files(key: str, parts: Mapping[str, bytes | str], more: Mapping[str, An
             return broken(key, "json unreadable", error)
     media = [suffix for suffix in parts if suffix in IMAGES + VIDEOS]
     if not media:
+        status = named(fields, ("status",))
+        if status not in (None, "success"):  # img2dataset and video2dataset write what they could not fetch as well
+            return broken(key, "not downloaded", status)
         return broken(key, "no media", ", ".join(parts))
     found, caption = parts[media[0]], parts.get("txt")
     caption = named(fields, CAPTION_FIELDS) if caption is None else caption
@@ -113,4 +116,13 @@ def named(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """The first of `names` that is a field with a value; upper and lower case are the same, and so are blanks about
     it."""
     known = {str(name).strip().lower(): value for name, value in fields.items()}
-    return next((known[name] for name in names if known.get(name) not in (None, "")), None)
+    for value in (known.get(name) for name in names):
+        value = next(iter(value), None) if isinstance(value, list) else value  # of several captions the first
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def readable(text: str) -> str:
+    """A text that is UTF-8: bytes that were none are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()

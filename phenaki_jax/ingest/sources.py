@@ -13,17 +13,19 @@ tfds         any TFDS data set, by its own builder: tfds:NAME or tfds:NAME/CONFI
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.ingest import places
-from phenaki_jax.ingest.samples import CAPTION_FIELDS, IMAGES, VIDEOS, Sample, Unit, broken, from_files, named
+from phenaki_jax.ingest.samples import CAPTION_FIELDS, IMAGES, VIDEOS, Sample, Unit, broken, from_files, named, told_by
 from phenaki_jax.ingest.tars import tar_samples
 
 ROWS = 1000  # of a table or files of a folder in a unit
 FILE_FIELDS = ("file", "path", "video", "image", "filename", "file_name", "filepath", "url")
-KEY_FIELDS = ("key", "videoid", "id", "image_id", "sample_id")
+KEY_FIELDS = ("key", "videoid", "id", "sample_id")
+ERROR = "\0"  # the name of a field that says why a row cannot be read
 
 
 # ------------------------------------------------------------------------------------------------- to units
@@ -61,16 +63,25 @@ def _form(root: str, names: Sequence[str]) -> str:
     for suffix, form in (("tar", "webdataset"), ("tfrecord", "tfrecord"), ("parquet", None), ("jsonl", "jsonl"),
                          ("csv", "csv"), ("tsv", "csv")):
         if suffix in suffixes:
-            return form or _parquet_form(places.join(root, names[suffixes.index(suffix)]))
+            found = form or _parquet_form(places.join(root, names[suffixes.index(suffix)]))
+            if found == "urls" and set(suffixes) & {*IMAGES, *VIDEOS}:  # img2dataset's `files`, with its log beside
+                return "folder"
+            return found
     if any(suffix in IMAGES + VIDEOS for suffix in suffixes):
         return "folder"
     raise UserError(f"--source={root!r} has no tars, tables, records or media files; give another, or its --form")
 
 
 def _parquet_form(path: str) -> str:
-    with _parquet(path) as table:
-        names = [name.lower() for name in table.schema_arrow.names]
-    return "parquet" if set(names) & set(IMAGES + VIDEOS) else "urls"
+    import pyarrow
+    try:
+        with _parquet(path) as table:
+            schema = table.schema_arrow
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path!r} cannot be read ({error}); give --form=parquet or --form=urls") from None
+    media = any(name.lower() in IMAGES + VIDEOS or pyarrow.types.is_struct(schema.field(name).type)
+                and "bytes" in {field.name for field in schema.field(name).type} for name in schema.names)
+    return "parquet" if media else "urls"
 
 
 def _files(*suffixes: str) -> Callable[..., Iterator[Unit]]:
@@ -86,7 +97,7 @@ def _rows(*suffixes: str) -> Callable[..., Iterator[Unit]]:
     """Units of some rows of a table: `begin` and `end` are bytes, `names` the number of the first row."""
     def units(root: str, names: Sequence[str], options: Mapping) -> Iterator[Unit]:
         for unit in _files(*suffixes)(root, names, options):
-            marks = [(0, 0)]
+            marks, row, end = [(0, 0)], 0, 0
             for row, end in enumerate(_row_ends(unit.path), 1):
                 if row % ROWS == 0:
                     marks.append((row, end))
@@ -98,7 +109,10 @@ def _rows(*suffixes: str) -> Callable[..., Iterator[Unit]]:
 
 
 def _row_groups(*suffixes: str) -> Callable[..., Iterator[Unit]]:
-    """Units of single row groups of parquet, whose numbers are `begin` to `end`; of a damaged file one for all."""
+    """Units of row groups of parquet, from number `begin` to `end`: as many as have ROWS rows together, or one.
+
+    Of a damaged file one for all.
+    """
     def units(root: str, names: Sequence[str], options: Mapping) -> Iterator[Unit]:
         import pyarrow
         for unit in _files(*suffixes)(root, names, options):
@@ -107,11 +121,13 @@ def _row_groups(*suffixes: str) -> Callable[..., Iterator[Unit]]:
                     groups = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
             except (OSError, pyarrow.ArrowException):
                 groups = []
-            first = 0
-            for index, rows in enumerate(groups):
-                yield unit._replace(name=f"{unit.name}[{first}:{first + rows}]", begin=index, end=index + 1,
-                                    names=(str(first),))
-                first += rows
+            first = rows = begin = 0
+            for index, count in enumerate(groups, 1):
+                rows += count
+                if rows >= ROWS or index == len(groups):
+                    yield unit._replace(name=f"{unit.name}[{first}:{first + rows}]", begin=begin, end=index,
+                                        names=(str(first),))
+                    first, rows, begin = first + rows, 0, index
             if not groups:
                 yield unit
     return units
@@ -135,8 +151,12 @@ def _webdataset(unit: Unit) -> Iterator[Sample]:
     """A table of the same name beside the tar, as img2dataset writes one, tells more of its samples."""
     beside, more = unit.path.removesuffix(".tar") + ".parquet", {}
     if places.is_file(beside):
-        with _parquet(beside) as table:
-            more = {str(named(row, KEY_FIELDS)): row for row in table.read().to_pylist()}
+        import pyarrow
+        try:
+            with _parquet(beside) as table:
+                more = {str(named(row, KEY_FIELDS)): row for row in table.read().to_pylist()}
+        except (OSError, pyarrow.ArrowException) as error:
+            yield broken(beside.rpartition("/")[2], "damaged shard", error)
     for key, parts in tar_samples(unit.path):
         if isinstance(parts, Exception):
             yield broken(key, "damaged shard", parts)
@@ -182,8 +202,14 @@ def _parquet_samples(unit: Unit) -> Iterator[Sample]:
         if row is None:
             yield broken(key, "damaged shard", error)
             continue
-        parts = {name.lower(): row.pop(name) for name in list(row) if name.lower() in IMAGES + VIDEOS}
-        yield from_files(key, {name: bytes(value) for name, value in parts.items() if value is not None}, row)
+        parts = {}
+        for name in list(row):
+            value = row[name]
+            if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # as Hugging Face writes them
+                parts[told_by(value["bytes"])] = row.pop(name)["bytes"]
+            elif name.lower() in IMAGES + VIDEOS and (value is None or isinstance(value, bytes)):
+                parts[name.lower()] = row.pop(name)
+        yield from_files(key, {name: value for name, value in parts.items() if value is not None}, row)
 
 
 def _url_samples(unit: Unit) -> Iterator[Sample]:
@@ -215,12 +241,12 @@ def _row_ends(path: str) -> Iterator[int]:
 
 
 def _table(unit: Unit) -> Iterator[dict[str, Any]]:
-    """Rows of a unit of a csv, tsv or jsonl file; a row that cannot be read is {"": error}."""
+    """Rows of a unit of a csv, tsv or jsonl file; a row that cannot be read is {ERROR: why}."""
     lines = unit.path.endswith(".jsonl")
     with places.reading(unit.path) as file:
         header = b"" if lines or not unit.begin else _header(file)
         file.seek(unit.begin)
-        text = (header + file.read(unit.end - unit.begin)).decode("utf-8", "surrogateescape")
+        text = (header + file.read(unit.end - unit.begin)).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     if not lines:
         csv.field_size_limit(1 << 30)
         tabs = unit.path.endswith(".tsv")
@@ -229,9 +255,9 @@ def _table(unit: Unit) -> Iterator[dict[str, Any]]:
     for line in filter(str.strip, text.split("\n")):
         try:
             row = json.loads(line)
-            yield row if isinstance(row, dict) else {"": "it is no object"}
-        except ValueError as error:
-            yield {"": str(error)}
+            yield row if isinstance(row, dict) else {ERROR: "it is no object"}
+        except (ValueError, RecursionError) as error:
+            yield {ERROR: str(error)}
 
 
 def _header(file: IO[bytes]) -> bytes:
@@ -245,8 +271,8 @@ def _header(file: IO[bytes]) -> bytes:
 def _table_samples(unit: Unit) -> Iterator[Sample]:
     for index, row in enumerate(_table(unit), int(unit.names[0])):
         key = str(named(row, KEY_FIELDS) or index)
-        if "" in row:
-            yield broken(key, "row unreadable", row[""])
+        if ERROR in row:
+            yield broken(key, "row unreadable", row[ERROR])
             continue
         path = _find_file(row, unit)
         yield broken(key, "no media", "no file is there for its row") if path is None else _from_file(key, path, row)
@@ -276,9 +302,12 @@ def _from_file(key: str, path: str, row: Mapping[str, Any]) -> Sample:
     sample = Sample(key, None, suffix if suffix in IMAGES + VIDEOS else "", named(row, CAPTION_FIELDS), row, path=path)
     if timed := row.get("captions"):
         try:
-            sample.captions = [(float(one.get("start", 0)), str(one.get("text", one.get("caption")))) for one in timed]
+            sample.captions = [(float(one.get("start", 0)), one["text"] if "text" in one else one["caption"])
+                               for one in timed]
+            if not all(math.isfinite(second) and isinstance(text, str) for second, text in sample.captions):
+                raise ValueError("a start that is no time, or a text that is none")
             sample.caption = sample.caption or sample.captions[0][1]
-        except (AttributeError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
             return broken(key, "captions unreadable", error)
     return sample
 

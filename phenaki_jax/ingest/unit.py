@@ -14,15 +14,16 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.ingest import places
 from phenaki_jax.ingest.prepare import Settings, records_of
-from phenaki_jax.ingest.samples import Sample, Unit
+from phenaki_jax.ingest.samples import Sample, Unit, broken, readable
 from phenaki_jax.ingest.sources import read_samples
 from phenaki_jax.input.records import WRITER_OPTIONS, BadRecord, pack
 
@@ -30,8 +31,8 @@ SPLITS = ("train", "test")
 KEY_BYTES = 512  # of a key, as a worker tells it, with a zero at its end
 SHOWN = 5  # examples of each reason in a manifest
 # Reasons that do not mean that a record is damaged, but that it is not wanted.
-UNWANTED = ("filter: ", "missing: ", "not an image", "not a video", "too small", "clip too short", "no caption",
-            "duplicate")
+UNWANTED = ("filter: ", "missing: ", "not downloaded", "not an image", "not a video", "too small", "clip too short",
+            "no caption", "duplicate")
 
 
 def file_of(number: int, what: str) -> str:
@@ -64,8 +65,9 @@ class _Shard:
         self._writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
 
     def write(self, header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
+        data = pack(header, blobs)
         try:
-            self._writer.write(pack(header, blobs))
+            self._writer.write(data)
         except (RuntimeError, ValueError) as error:
             raise OSError(f"{self.temporary} cannot be written: {error}") from None
         self.records += 1
@@ -106,7 +108,8 @@ def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratc
     count = kept = 0
     keys: set[str] = set()
     try:
-        for sample in read_samples(unit):
+        for sample in _to_the_end(unit):
+            sample.key = readable(sample.key)
             count += 1
             watch(sample.key)
             try:
@@ -117,9 +120,10 @@ def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratc
                 keys.add(sample.key)
                 split = settings.split(f"{unit.name}/{sample.key}")
                 # All of a sample or nothing of it: a video that breaks off late leaves no clips of its beginning.
-                made = [(header, blobs) for header, blobs in records_of(sample, settings, lost)]
+                made = _made(sample, settings, lost, watch)
             except BadRecord as error:
                 dropped.append((sample.key, error))
+                watch("")
                 continue
             size = made[0][0]["height"], made[0][0]["width"]  # all clips of a sample have one
             if (split, size) not in shards:
@@ -131,7 +135,10 @@ def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratc
                 shard.write(header | {"key": f"{unit.name}/{header['key']}"}, blobs)
             kept += 1
             watch("")  # from here to the next sample it is the source that may stall
-        entries = [shard.finish(output) for shard in shards.values()]
+        entries = []
+        for shard in shards.values():
+            watch("")
+            entries.append(shard.finish(output))
     finally:
         for shard in shards.values():
             shard.close()
@@ -147,6 +154,31 @@ def ingest_unit(unit: Unit, number: int, settings: Settings, output: str, scratc
               "clips_dropped": dict(sorted(lost.items())), "shards": entries, "examples": examples(dropped)}
     places.write(places.join(output, file_of(number, "json")), json.dumps(result, indent=1).encode())
     return result
+
+
+def _to_the_end(unit: Unit) -> Iterator[Sample]:
+    """The samples of a unit; where its source fails in a way that its reader does not know, that is the last one."""
+    try:
+        yield from read_samples(unit)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a library says of a broken file
+        yield broken(f"{unit.name}[…]", "damaged shard", f"{type(error).__name__}: {error}")
+
+
+def _made(sample: Sample, settings: Settings, lost: collections.Counter,
+          watch: Callable[[str], None]) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
+    """The records of a sample. Raises: BadRecord, also for whatever a library says of a broken file."""
+    made = []
+    try:
+        for one in records_of(sample, settings, lost):
+            made.append(one)
+            watch(sample.key)  # a long video is not a stalled one
+    except (BadRecord, UserError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001
+        raise BadRecord("unusable", f"{type(error).__name__}: {error}") from None
+    return made
 
 
 def counts(dropped: list[tuple[str, BadRecord]]) -> dict[str, int]:

@@ -8,7 +8,9 @@ import contextlib
 import ctypes
 import itertools
 import multiprocessing
+import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from phenaki_jax.errors import DataError
+from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.input.schema import Batch
 
 PATIENCE = 45.0  # seconds
 STARTING = 120.0  # seconds more that a process may take to start
+ENDING = 5.0  # seconds that a killed process may take to be gone
 TEXT_BYTES = 1024
 SLOTS = 2  # batches that a process has ready, or in the making
 TRIES = 2  # how often a batch is begun before the run ends
@@ -119,8 +122,10 @@ def by_processes(loader: Any, start: int, workers: int, patience: float = PATIEN
 
     Raises: DataError where the same batch ends or stalls its process again; what `batch` raises.
     """
-    hands = [_Worker(loader, start + index, workers) for index in range(workers)]
+    hands: list[_Worker] = []
     try:
+        for index in range(workers):
+            hands.append(_Worker(loader, start + index, workers))
         for step in itertools.count(start):
             index, tries = (step - start) % workers, 1
             while True:
@@ -145,7 +150,7 @@ class _Worker:
     def __init__(self, loader: Any, first: int, stride: int):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._memory = [shared_memory.SharedMemory(create=True, size=max(1, loader.nbytes)) for _ in range(SLOTS)]
+        self._memory = [_memory(max(1, loader.nbytes)) for _ in range(SLOTS)]
         text, count = context.RawArray("c", TEXT_BYTES), context.RawValue("Q", 0)
         self._watch, self.bad = Watch(text, count), None
         self._process = context.Process(target=_work, daemon=True, args=(
@@ -176,7 +181,7 @@ class _Worker:
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.join()
+        self._process.join(ENDING)  # one that waits for a dead disk cannot even be killed; it is left behind
         self._pipe.close()
         while self._memory:
             memory = self._memory.pop()
@@ -184,9 +189,27 @@ class _Worker:
             memory.unlink()
 
 
+def _memory(size: int) -> shared_memory.SharedMemory:
+    """Shared memory that is really there. Raises: UserError where there is too little of it, as in many containers."""
+    memory = shared_memory.SharedMemory(create=True, size=size)
+    if hasattr(os, "posix_fallocate") and hasattr(memory, "_fd"):
+        try:
+            os.posix_fallocate(memory._fd, 0, size)
+        except OSError as error:
+            memory.close()
+            memory.unlink()
+            raise UserError(f"data.workers want {size / 1e6:.0f} MB of shared memory for each of {SLOTS} batches, and "
+                            f"there is less ({error.strerror}); give the container more (docker --shm-size), or "
+                            "data.workers=0") from None
+    return memory
+
+
 def _work(pipe: Any, loader: Any, first: int, stride: int, names: list[str], text: Any, count: Any) -> None:
     """A process: batches go to shared memory, where in it they lie through the pipe; freed slots come back."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # who awaits the batches stops for them, saves, and kills these
+        signal.signal(number, signal.SIG_IGN)
     memory, watch = [shared_memory.SharedMemory(name) for name in names], Watch(text, count)
+    loader.bad.taken()  # what the other process had noted before
     free = list(range(SLOTS))
     try:
         for step in itertools.count(first, stride):

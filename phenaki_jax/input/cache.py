@@ -59,6 +59,10 @@ class Cache:
         order = np.argsort(every_key)
         self._keys, self._places = every_key[order], np.concatenate(places)[order]
 
+    def __reduce__(self):
+        """Pickled it is its place: another process maps the same files."""
+        return Cache, (self.given, self.what)
+
     def get(self, key: str) -> np.ndarray | None:
         """The array [n, *shape] of a key, or None."""
         index = int(np.searchsorted(self._keys, key.encode()))

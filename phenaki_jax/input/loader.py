@@ -37,7 +37,8 @@ def make_loader(config: Any, train: bool = True) -> "Loader | Schedule":
     import jax
 
     from phenaki_jax.input.encoder import vocabulary_of
-    data, loaders, cache, vocabulary = config.data, [], Kept(CACHE_BYTES), vocabulary_of(config)
+    data, loaders, vocabulary = config.data, [], vocabulary_of(config)
+    cache = Kept(CACHE_BYTES // max(1, data.get("workers", 0)))  # all processes together
     told = () if config.get("stage") == "tokenizer" else (config.get("generator") or {}).get("conditions", ())
     embeddings, tokens = config.text.get("cache"), train and data.get("token_cache")
     embeddings = Cache(embeddings, "text") if embeddings and not is_column(embeddings) else embeddings or None

@@ -55,7 +55,8 @@ def find_mixture(name: str, modules: Sequence[str] = MODULES, field: str = "data
         return list(mixture.tasks), {task.name: mixture.get_rate(task) for task in mixture.tasks}
     if data_dir and (Path(data_dir) / name / MANIFEST).is_file():
         from phenaki_jax.input.seqio_source import add_folder
-        return [add_folder(name, data_dir=os.fspath(data_dir))], {name: 1.0}
+        task = add_folder(name, data_dir=os.fspath(data_dir))
+        return [task], {task.name: 1.0}
     raise UserError(f"{field}={name!r} is not registered by {', '.join(modules)}; there are "
                     f"{', '.join(sorted(seqio.MixtureRegistry.names()))}; nor is it a data set in "
                     f"data.data_dir={os.fspath(data_dir or '')!r}.")

@@ -12,7 +12,7 @@ _ROUNDS = 6
 
 @functools.lru_cache(maxsize=1024)
 def _name_hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def hash64(*parts: int | str) -> int:

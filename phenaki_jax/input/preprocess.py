@@ -99,6 +99,8 @@ def cut_window(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[st
     """
     record, frames = _thinned(record, lengths), lengths.get("video", FRAMES)
     if len(record.get("captions", ())) > 1:
+        if not len(story_windows(len(record["video"]), np.asarray(record["starts"]), frames)[0]):
+            raise BadRecord("no window of its story", f"scenes from {list(record['starts'])} of {len(record['video'])}")
         return cut_story(record, lengths)
     first = order.hash64(int(record["seed"]), "window") % (len(record["video"]) - frames + 1)
     return _row(record, record["video"][first:first + frames], record["caption"], 0)
@@ -112,6 +114,12 @@ def every_cut(record: Mapping[str, Any], lengths: Mapping[str, int]) -> Iterator
         return
     for first in range(len(record["video"]) - frames + 1):
         yield _row(record, record["video"][first:first + frames], record["caption"], 0)
+
+
+def whole_stride(rate: float, fps: float) -> int:
+    """rate / fps where that is a whole number, up to float32's rounding; else 0."""
+    stride = round(rate / fps)
+    return stride if stride and abs(rate / fps - stride) < 1e-4 else 0
 
 
 class _Thinned:
@@ -130,14 +138,14 @@ class _Thinned:
 
 def _thinned(record: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, Any]:
     """A record at lengths["fps"] frames a second, with enough of them."""
-    record, fps, stride = dict(record), lengths.get("fps"), 1.0
-    if fps and record["fps"] != fps:
-        stride = float(record["fps"]) / fps
-        if stride < 1 or stride != int(stride):
+    record, fps = dict(record), lengths.get("fps")
+    if fps and record["fps"] != np.float32(fps):
+        stride = whole_stride(float(record["fps"]), fps)
+        if not stride:
             raise BadRecord("frame rate", f"{record['fps']:g} a second, {fps:g} are asked for")
-        record |= {"video": _Thinned(record["video"], int(stride)), "fps": np.float32(fps)}
+        record |= {"video": _Thinned(record["video"], stride), "fps": np.float32(fps)}
         if "starts" in record:
-            record["starts"] = -(-np.asarray(record["starts"]) // int(stride))
+            record["starts"] = -(-np.asarray(record["starts"]) // stride)
     if len(record["video"]) < (frames := lengths.get("video", FRAMES)):
         raise BadRecord("clip too short", f"{len(record['video'])} frames, tokenizer.frames={frames}")
     return record

@@ -9,6 +9,7 @@ from typing import Any
 
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.input import order
+from phenaki_jax.input.preprocess import whole_stride
 from phenaki_jax.input.records import BadRecord
 
 ENOUGH = 1000  # records that are read before the share of bad ones counts
@@ -55,10 +56,14 @@ class BadRecords:
         shown = self.examples.setdefault(error.reason, [])
         if len(shown) < SHOWN:
             shown.append(f"{name}: {error.detail}")
+        self._check()
+
+    def _check(self) -> None:
         bad = self.counts.total()
         if self.read >= ENOUGH and bad > self.most * self.read:
+            reason = self.counts.most_common(1)[0][0]
             raise DataError(f"{bad} of {self.read} records are bad, more than data.max_bad={self.most:g}; most often "
-                            f"{self.counts.most_common(1)[0][0]!r}, as in {shown[0]}")
+                            f"{reason!r}, as in {self.examples[reason][0]}")
 
     def taken(self) -> "BadRecords":
         """What was noted since the last call."""
@@ -68,11 +73,15 @@ class BadRecords:
         return taken
 
     def merge(self, other: "BadRecords | None") -> None:
+        """Adds what another process has noted. Raises: DataError as `note`."""
         if other:
             self.read += other.read
             self.counts.update(other.counts)
             for reason, names in other.examples.items():
-                self.examples.setdefault(reason, []).extend(names)
+                shown = self.examples.setdefault(reason, [])
+                shown.extend(names[:SHOWN - len(shown)])
+            if other.counts:
+                self._check()
 
 
 class Draws:
@@ -134,8 +143,7 @@ def read_task(task: Any, split: str, data_dir: str, buckets: Sequence[tuple[int,
             raise UserError(f"data.split={split!r} of {source.name} has no records{of}.")
     rate = source.fps(split, data_dir) if hasattr(source, "of_size") else float(records[None][0]["fps"])
     still = source.stream == "image" or (not hasattr(source, "of_size") and count == 1)
-    stride = rate / fps if fps and not still else 1.0
-    if stride != 1 and not (hasattr(source, "of_size") and stride > 1 and stride == int(stride)):
+    if fps and not still and rate != fps and not (hasattr(source, "of_size") and whole_stride(rate, fps)):
         raise UserError(f"data.fps={fps:g} does not fit the records of {source.name}, "
                         f"which have {rate:g} frames a second.")
     return ReadTask(task.name, source.stream, source.name, tuple(steps), records)

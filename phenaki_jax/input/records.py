@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 
 from phenaki_jax.array_files import read_json
-from phenaki_jax.errors import UserError
+from phenaki_jax.errors import DataError, UserError
 
 MANIFEST = "manifest.json"
 MAGIC, LENGTH = b"PJR1", struct.Struct("<I")
 WRITER_OPTIONS = "group_size:1"  # a record a group: reading one never decodes another
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # records are asked for in no order
-MAX_OPEN = 64  # shards that a process holds open
+MAX_OPEN = 32  # shards that a process holds open of each data set
 
 
 class BadRecord(Exception):
@@ -177,6 +177,8 @@ class Shards(Sequence):
 
     def __init__(self, shards: Sequence[tuple[Path, int, Sequence[int]]]):
         self.shards = [(str(path), count, sorted(out)) for path, count, out in shards]
+        # Before how many of the kept ones each left-out position lies: it shifts those from there on.
+        self._shifts = [[position - number for number, position in enumerate(out)] for _, _, out in self.shards]
         self._ends = list(itertools.accumulate(count - len(out) for _, count, out in self.shards))
         self._open: dict[int, Any] = {}
 
@@ -190,9 +192,7 @@ class Shards(Sequence):
         """The shard that a record lies in, and its position there."""
         shard = bisect.bisect_right(self._ends, index)
         position = index - (self._ends[shard - 1] if shard else 0)
-        for out in self.shards[shard][2]:
-            position += out <= position
-        return shard, position
+        return shard, position + bisect.bisect_right(self._shifts[shard], position)
 
     @property
     def files(self) -> list[str]:
@@ -205,12 +205,19 @@ class Shards(Sequence):
     def __getitem__(self, index: int) -> bytes:
         """Raises: BadRecord."""
         shard, position = self.place(range(len(self))[index])
-        try:
-            (data,) = self._reader(shard).read([position])
-        except (IndexError, ValueError, RuntimeError, OSError) as error:
-            self._open.pop(shard, None)
-            raise BadRecord("damaged shard", f"{self.shards[shard][0]}: {error}") from None
-        return data
+        for attempt in (1, 2):
+            try:
+                (data,) = self._reader(shard).read([position])
+                return data
+            except (IndexError, ValueError, RuntimeError, OSError) as error:
+                self._open.pop(shard, None)
+                try:  # whether it is the file's fault: what is out of reach is another one's for each host
+                    with open(self.shards[shard][0], "rb") as file:
+                        file.read(1)
+                except OSError as why:
+                    raise DataError(f"{self.shards[shard][0]} cannot be read ({why.strerror})") from None
+                if attempt == 2:
+                    raise BadRecord("damaged shard", f"{self.shards[shard][0]}: {error}") from None
 
     def _reader(self, shard: int) -> Any:
         from array_record.python import array_record_module

@@ -8,6 +8,7 @@ same NumPy functions on single records, so that the two agree: with the same see
 import contextlib
 import io
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -193,17 +194,18 @@ class FolderSource(RandomAccessSource):
 
 
 def add_folder(name: str, stream: str | None = None, data_dir: str | None = None) -> seqio.Task:
-    """The task of a data set of `phenaki ingest`, registered under its folder's name.
+    """The task of a data set of `phenaki ingest`, registered under its folder's name, signs as _ .
 
     stream: what it holds; None reads its manifest.
     """
-    if name in seqio.TaskRegistry.names():
-        return seqio.TaskRegistry.get(name)
+    task = re.sub(r"[^\w.]", "_", name)  # seqio's names have no others
+    if task in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(task)
     if stream is None:
         stream = read_manifest(Path(data_dir or ".") / name)["settings"]["kind"]
     cut = preprocess.cut_window if stream == "video" else preprocess.cut_image
     return seqio.TaskRegistry.add(
-        name, source=FolderSource(name, stream=stream),
+        task, source=FolderSource(name, stream=stream),
         preprocessors=[number_records, NumpyStep(cut, CUT), NumpyStep(preprocess.fit, CUT),
                        NumpyStep(preprocess.tokenize, TOKENIZED)],
         output_features=FEATURES, shuffle_buffer_size=None)

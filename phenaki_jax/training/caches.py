@@ -81,6 +81,8 @@ def _check(what: str, given: str, wanted: dict, config, splits: tuple[str, ...])
 
 
 def _compare(what: str, given: str, about: dict, wanted: dict, config) -> None:
+    if about.get("what") != what:
+        raise UserError(f"{FIELDS[what]}={given!r} holds {about.get('what')}, and not {what}")
     for field, value in wanted.items():
         if about.get(field) != value:
             raise UserError(f"{FIELDS[what]}={given!r} {WHAT_DIFFERS[field].format(config)}; make another with "

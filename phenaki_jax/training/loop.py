@@ -91,6 +91,7 @@ def train(
     stage = (make_stage or _stage_by_name(config.stage))(config, frozen)
     optimizer, schedule = make_optimizer(config, stage.axes, stage.aids)
     loader = (make_loader or data_loader)(config, train=True)
+    (make_loader or data_loader)(config, train=False)  # whether there is what samples will show
 
     # ---------------------------------------------------------------- the state: born or restored on the mesh
     workdir.mkdir(parents=True, exist_ok=True)

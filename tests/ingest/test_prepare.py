@@ -147,6 +147,22 @@ def test_an_image_is_turned_as_its_camera_says():
     assert not decode_image(buffer.getvalue()).any()
 
 
+def test_a_video_that_a_phone_took_upright_stands_upright():
+    from types import SimpleNamespace
+
+    from phenaki_jax.ingest import decode
+    film = worlds.film(0, 1)[0]
+    for rotation, turned in ((0, film), (90, np.rot90(film)), (-90, np.rot90(film, -1)), (180, film[::-1, ::-1])):
+        frame = SimpleNamespace(rotation=rotation, width=64, height=48, colorspace=1,
+                                to_ndarray=lambda **_: film)
+        np.testing.assert_array_equal(decode._shrunk(frame, None), turned)
+
+
+def test_a_gap_in_time_is_not_filled_with_frames():
+    with pytest.raises(BadRecord, match="gap in time: 86400 seconds"):
+        list(decode_video(timed(shades(3), [0, 125, 86_400_125]), 8.0))
+
+
 @pytest.mark.parametrize("name", worlds.DAMAGED_IMAGES)
 def test_damaged_images_have_their_reasons(name):
     from phenaki_jax.ingest.samples import from_files
@@ -208,7 +224,9 @@ def test_sizes_crops_and_what_is_too_small():
     ("watermark<=0.5", {"pwatermark": 0.6}, False), ("unsafe<=0.1", {"NSFW": "UNLIKELY"}, True),
     ("unsafe<=0.1", {"nsfw": "NSFW"}, False), ("unsafe<=0.9", {"punsafe": float("nan")}, False),
     ("language=en,de", {"LANGUAGE": "DE"}, True), ("language=en", {"lang": "fr"}, False),
-    ("similarity>=0.3", {"clip_similarity_vitb32": 0.31}, True), ("caption_length>=4", {}, False)])
+    ("similarity>=0.3", {"clip_similarity_vitb32": 0.31}, True), ("caption_length>=4", {}, False),
+    ("unsafe=UNLIKELY,0.5", {"nsfw": "unsure"}, True), ("caption_length=3", {}, True),
+    ("unsafe=0", {"punsafe": 0.1}, False)])
 def test_filters_know_the_fields_of_sources(text, values, wanted):
     (one,) = parse_filters([text])
     known = known_fields(values, "abc")
@@ -229,7 +247,8 @@ def test_a_filter_whose_field_is_missing_keeps_nothing_unless_told():
 
 @pytest.mark.parametrize("texts, missing, words", [
     (["beauty>=5"], [], "--filter='beauty>=5' is none"), (["aesthetic>5"], [], "is none"),
-    (["aesthetic>=high"], [], "'high' is no number"), (["side>=64"], ["unsafe"], "--keep_missing='unsafe'")])
+    (["aesthetic>=high"], [], "'high' is no number"), (["language>=5"], [], "write language=en"),
+    (["side>=64"], ["unsafe"], "--keep_missing='unsafe'")])
 def test_wrong_filters_are_one_sentence(texts, missing, words):
     with pytest.raises(UserError, match=words):
         parse_filters(texts, missing)

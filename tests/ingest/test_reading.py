@@ -43,6 +43,7 @@ def data_dir(tmp_path_factory):
     still = lambda i: worlds.encoded(worlds.picture(i, 24, 24))
     stills = {f"{i:03}": {"jpg": still(i), "txt": f"still {i}".encode()} for i in range(40)}
     small = dict(sizes=((16, 16),), min_frames=5, scene_threshold=1.0, test_share=0.2)
+    make_set(folder, "laion-400m", stills, Settings("image", "laion", **small))
     make_set(folder, "films", films, Settings("video", "films", **small))
     make_set(folder, "stills", stills, Settings("image", "stills", **small))
     films = {f"{i}": worlds.video_sample(i, frames=6, height=24, width=24 + 24 * (i % 3 == 0)) for i in range(18)}
@@ -70,6 +71,7 @@ def test_a_name_is_a_folder_and_a_mixture_its_rates(make, data_dir):
     assert load.rows == {"video": 6, "image": 2} and load.streams == {"films": "video", "stills": "image"}
     assert make("films").rows == {"video": 8} and make("films:3+stills:1").rows == load.rows
     assert make("films:0.5,stills:0.5").rows == {"video": 4, "image": 4}
+    assert make("laion-400m").rows == {"image": 8} and make("films:0.5,laion-400m:0.5").rows == {"video": 4, "image": 4}
     tasks, rates = mix.find_mixture("films:0.4,stills:0.4,wide_stills:0.2", data_dir=data_dir)
     assert [t.name for t in tasks] == ["films", "stills", "wide_stills"] and sum(rates.values()) == pytest.approx(1)
     nested = mix.find_mixture("laion_webvid_80_20:0.5,films:0.5", data_dir=data_dir)[1]
@@ -222,6 +224,23 @@ def test_too_many_bad_records_end_a_run(make, damaged, monkeypatch):
             load.batch(step)
 
 
+def test_what_processes_pass_over_counts_together(make, damaged, monkeypatch):
+    from phenaki_jax.input import reading
+    monkeypatch.setattr(reading, "ENOUGH", 20)  # in this process; a worker's batch has fewer
+    steps = make("films", data_dir=damaged[0], max_bad=0.05, workers=1, cache_bytes=0).iterate()
+    with pytest.raises(DataError, match="more than data.max_bad=0.05; most often 'damaged record', as in record"):
+        for _ in range(50):
+            next(steps)
+
+
+def test_a_shard_that_is_out_of_reach_is_no_bad_record(make, damaged):
+    folder, _ = damaged
+    for path in folder.glob("films/train-*/*.array_record"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"array_record cannot be read \(No such file"):
+        make("films", data_dir=folder, max_bad=1.0).batch(0)
+
+
 def test_a_shard_that_is_no_more_what_it_was_is_named(make, damaged):
     folder, _ = damaged
     for path in folder.glob("films/train-*/*.array_record"):
@@ -286,6 +305,12 @@ def test_records_of_another_rate_are_thinned():
     story = record | {"captions": ["a", "b"], "starts": np.int32([0, 7])}
     rows = list(preprocess.every_cut(story, {"fps": 8.0, "video": 3}))
     assert [row["caption"] for row in rows] == ["a", "b", "b"]  # frame 3 of five is the second scene's first
+    late = record | {"captions": ["a", "b"], "starts": np.int32([0, 9]), "fps": np.float32(8)}
+    with pytest.raises(BadRecord, match="no window of its story"):
+        preprocess.cut_window(late, {"video": 11})
+    fast = record | {"fps": np.float32(59.94)}
+    thin = preprocess.cut_window(fast, {"fps": 29.97, "video": 7})["video"]
+    assert thin[:, 0, 0, 0].tolist() == list(range(0, 14, 2))
     for lengths, words in (({"fps": 5.0, "video": 3}, "frame rate"), ({"fps": 8.0, "video": 6}, "clip too short")):
         with pytest.raises(BadRecord, match=words):
             preprocess.cut_window(record, lengths)

@@ -78,7 +78,7 @@ def test_parquet_with_media_and_parquet_that_names_it(tmp_path):
     table = {"URL": ["here.jpg", str(folder / "unnamed"), "gone.jpg", None], "TEXT": ["a", "b", "c", "d"],
              "NSFW": ["UNLIKELY"] * 4}
     parquet.write_table(pyarrow.table(table), folder / "part-0.parquet")
-    found = samples(folder)
+    found = samples(folder / "part-0.parquet")
     assert [s.problem and s.problem.reason for s in found] == [None, None, "missing file", "no media"]
     assert found[0].caption == "a" and found[1].media == images[1]["jpg"] and found[1].suffix == "jpg"
     (folder / "part-0.parquet").write_bytes((folder / "part-0.parquet").read_bytes()[:-20])
@@ -131,19 +131,44 @@ def test_rows_of_a_table_are_read_from_where_their_unit_begins(tmp_path, monkeyp
         found = samples(tmp_path / name)
         assert [s.key for s in found] == [str(i) for i in range(8)] and not any(s.problem for s in found)
         assert [s.fields["a\nname"] for s in found] == [text for _, text in rows]
+    (tmp_path / "excel.csv").write_text("\ufefffile,name\nv.mp4,a\n")
+    (tmp_path / "pandas.csv").write_text(",file,name\n0,v.mp4,a\n")
+    assert [samples(tmp_path / f"{n}.csv")[0].caption for n in ("excel", "pandas")] == ["a", "a"]
+    (tmp_path / "empty.csv").write_text("file,name\n")
+    with pytest.raises(UserError, match="has nothing of"):
+        find_units(str(tmp_path / "empty.csv"))
     lines = [json.dumps({"video": "v.mp4", "caption": f"c {i}"}) for i in range(7)]
     (tmp_path / "s.jsonl").write_text("\n".join(lines))
     assert [(s.key, s.caption) for s in samples(tmp_path / "s.jsonl")] == [(str(i), f"c {i}") for i in range(7)]
 
 
-def test_parquet_is_read_a_row_group_at_a_time(tmp_path):
+def test_what_img2dataset_writes_beside_its_files_is_no_source_of_its_own(tmp_path):
+    """Its form `files`: a log of what was fetched from where; and what it could not fetch is no damage."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "00000").mkdir()
+    for suffix, data in worlds.image_sample(3).items():
+        (tmp_path / "00000" / f"000000003.{suffix}").write_bytes(data)
+    parquet.write_table(pyarrow.table({"url": ["http://x"], "key": ["000000003"]}), tmp_path / "00000.parquet")
+    (found,) = samples(tmp_path)
+    assert found.key == "00000/000000003.jpg" and found.caption == b"picture 3"
+    failed = {"txt": b"a", "json": b'{"status": "failed_to_download"}'}
+    worlds.write_tar(tmp_path / "tar" / "0.tar", {"0": failed, "1": {"txt": b"a"}})
+    assert [s.problem.reason for s in samples(tmp_path / "tar")] == ["not downloaded", "no media"]
+    table = {"image": [{"bytes": worlds.JPEG, "path": "a.jpg"}], "text": [["one", "two"]]}
+    parquet.write_table(pyarrow.table(table), tmp_path / "tar" / "hf.parquet")
+    (found,) = samples(tmp_path / "tar" / "hf.parquet")
+    assert found.media == worlds.JPEG and found.caption == "one"
+
+
+def test_parquet_is_read_some_row_groups_at_a_time(tmp_path, monkeypatch):
+    from phenaki_jax.ingest import sources
+    monkeypatch.setattr(sources, "ROWS", 4)
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     (tmp_path / "x.jpg").write_bytes(worlds.JPEG)
     table = pyarrow.table({"url": ["x.jpg"] * 7, "TEXT": [f"t {i}" for i in range(7)]})
-    parquet.write_table(table, tmp_path / "m.parquet", row_group_size=3)
+    parquet.write_table(table, tmp_path / "m.parquet", row_group_size=2)
     units = find_units(str(tmp_path / "m.parquet"))
-    assert [(u.name, u.begin, u.end) for u in units] == [("m.parquet[0:3]", 0, 1), ("m.parquet[3:6]", 1, 2),
-                                                         ("m.parquet[6:7]", 2, 3)]
+    assert [(u.name, u.begin, u.end) for u in units] == [("m.parquet[0:4]", 0, 2), ("m.parquet[4:7]", 2, 4)]
     assert [(s.key, s.caption) for s in samples(tmp_path / "m.parquet")] == [(str(i), f"t {i}") for i in range(7)]
 
 
