@@ -14,15 +14,14 @@ from phenaki_jax.__main__ import main
 from phenaki_jax.input.records import Records
 
 pytestmark = pytest.mark.slow
-TARS = 40
 
 
-def write_source(folder, count, sample, damaged):
+def write_source(folder, count, sample, damaged, tars=40):
     """Tars of `count` samples in all; returns {key: reason or None}. Every hundredth is damaged, each way in turn."""
     kinds, told = list(damaged.items()), {}
-    for tar in range(TARS):
+    for tar in range(tars):
         samples = {}
-        for i in range(tar * count // TARS, (tar + 1) * count // TARS):
+        for i in range(tar * count // tars, (tar + 1) * count // tars):
             bad = kinds[i // 100 % len(kinds)] if i % 100 == 99 else None
             samples[f"{i:06}"] = bad[1][0] if bad else sample(i)
             told[f"{tar:05}.tar/{i:06}"] = bad[1][1] if bad else None
@@ -58,7 +57,7 @@ def test_two_thousand_clips(tmp_path):
 
 
 def test_killed_twenty_times(tmp_path):
-    write_source(tmp_path / "in", 4_000, worlds.image_sample, worlds.DAMAGED_IMAGES)
+    write_source(tmp_path / "in", 8_000, worlds.image_sample, worlds.DAMAGED_IMAGES, tars=120)
     assert kill_and_go_on(tmp_path / "in", tmp_path / "whole", 0, 0) == 0
     assert kill_and_go_on(tmp_path / "in", tmp_path / "killed", 20, 7) == 20
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
