@@ -11,10 +11,11 @@ import numpy as np
 
 from phenaki_jax import media, pictures
 from phenaki_jax.errors import UserError, at_least
+from phenaki_jax.ingest.filters import guess_language_of
 from phenaki_jax.input import order
 from phenaki_jax.input.mix import find_mixture, stream_shares
 from phenaki_jax.input.reading import Draws
-from phenaki_jax.input.records import MANIFEST, BadRecord
+from phenaki_jax.input.records import MANIFEST, BadRecord, read_manifest
 from phenaki_jax.input.schema import to_text
 from phenaki_jax.training.metrics import quiet_stderr
 
@@ -36,14 +37,14 @@ class Seen:
     media: dict[str, int] = dataclasses.field(default_factory=dict)
     twice: int = 0
 
-    def add(self, index: int, record: Mapping[str, Any], language: Any) -> None:
+    def add(self, index: int, record: Mapping[str, Any]) -> None:
         video, text = np.asarray(record["video"]), to_text(record["caption"])
         self.sizes[f"{video.shape[1]} x {video.shape[2]}"] += 1
         self.rates[f"{float(record['fps']):g}"] += len(video) > 1
         self.frames.append(len(video))
         self.captions.append(len(text))
-        if language:
-            self.languages[language(text)] += 1
+        if language := guess_language_of(text):
+            self.languages[language] += 1
         if index not in self.records:  # a record that comes again is no duplicate
             key = hashlib.blake2b(video.tobytes(), digest_size=12).hexdigest()
             self.twice += key in self.media
@@ -75,7 +76,7 @@ def main(data: str, data_dir: str | None, split: str, sheet: str | None, example
     streams = {task.name: task.source.stream for task in tasks}
     draws, shares = Draws(streams, rates, seed=0), stream_shares(streams, rates)
     seen = {task.name: Seen() for task in tasks}
-    language, shown = _language(), []
+    shown: list[tuple[str, np.ndarray, str]] = []
     for stream, share in shares.items():
         for position in range(round(examples * share)):
             task = draws.task_at(stream, position)
@@ -83,7 +84,7 @@ def main(data: str, data_dir: str | None, split: str, sheet: str | None, example
             found.count += 1
             try:
                 record = records[task][index]
-                found.add(index, record, language)
+                found.add(index, record)
             except BadRecord as error:
                 found.bad[error.reason] += 1
                 continue
@@ -103,7 +104,6 @@ def main(data: str, data_dir: str | None, split: str, sheet: str | None, example
 
 def manifest_lines(folder: Path) -> list[str]:
     """What a data set's manifest says of how it was made."""
-    from phenaki_jax.input.records import read_manifest
     manifest = read_manifest(folder)
     lines = [f"{folder}: {manifest['kept']:,} of {manifest['in']:,} samples of {manifest['source']}"]
     lines += [f"  {split}: {found['records']:,} records, {found['bytes'] / 1e6:,.1f} MB" for split, found in
@@ -136,15 +136,6 @@ def _counted(counter: collections.Counter) -> str:
 def _spread(values: list[int]) -> str:
     low, middle, high = np.percentile(values, (0, 50, 100)).astype(int)
     return f"{low} to {high}, half of them up to {middle}"
-
-
-def _language() -> Any:
-    """text -> its language as py3langid guesses it; None where that is not installed."""
-    try:
-        import py3langid
-    except ImportError:
-        return None
-    return lambda text: py3langid.classify(text)[0]
 
 
 def contact_sheet(shown: list[tuple[str, np.ndarray, str]]) -> np.ndarray:

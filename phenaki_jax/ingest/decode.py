@@ -59,8 +59,8 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
     uneven in time comes out even.
 
     Args:
-      seen: if given, it is told the frames' height and width before the first is decoded, and says to which shorter
-        side they are shrunk while they are converted; it may raise.
+      seen: if given, it is told the height and width of the first frame, upright, and says to which shorter side frames
+        are shrunk while they are converted; it may raise.
 
     Raises: BadRecord, also after some frames, where the file breaks off.
     """
@@ -78,15 +78,16 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
             context = stream.codec_context
             if context.width * context.height > MAX_PIXELS:
                 raise BadRecord("too large", f"{context.width} x {context.height}")
-            if seen is not None:
-                # A quarter turn changes neither the shorter side nor, but for its name, the aspect.
-                side = seen(context.height, context.width)
             usual = 1 / (stream.average_rate or stream.guessed_rate or fractions.Fraction(25))
             start = None
             for frame in container.decode(stream):
                 time = None if frame.pts is None else frame.pts * fractions.Fraction(frame.time_base)
                 time = (0 if last is None else last + usual) if time is None else time
-                start = time if start is None else start
+                if start is None:
+                    start = time
+                    if seen is not None:
+                        shape = frame.height, frame.width
+                        side = seen(*(shape[::-1] if _quarter_turns(frame) % 2 else shape))
                 if last is not None and abs(time - last) > LONGEST_GAP:
                     raise BadRecord("gap in time", f"{float(time - last):.0f} seconds")
                 if frame.width * frame.height > MAX_PIXELS:
@@ -118,9 +119,13 @@ def _shrunk(frame, side: int | None) -> np.ndarray:
     if side is not None and min(frame.width, frame.height) > side:
         ratio = side / min(frame.width, frame.height)
         sizes = {name: math.ceil(getattr(frame, name) * ratio - 1e-6) for name in ("width", "height")}
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counterclockwise, as a phone notes it
-    pixels = rgb_of(frame, **sizes)
+    turns, pixels = _quarter_turns(frame), rgb_of(frame, **sizes)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _quarter_turns(frame) -> int:
+    """How often a frame has to be turned counterclockwise to stand upright, as a phone notes it."""
+    return round(getattr(frame, "rotation", 0) / 90) % 4
 
 
 def resample(frames: np.ndarray, rate: float, fps: float) -> np.ndarray:

@@ -92,7 +92,7 @@ def known_fields(fields: Mapping[str, Any], caption: str, guess_language: bool =
     values = {name: named(fields, aliases) for name, aliases in ALIASES.items()}
     values = {name: value if name == "language" else _number(value) for name, value in values.items()}
     if guess_language and values["language"] is None:
-        values["language"] = _language(caption)
+        values["language"] = guess_language_of(caption)
     return values | {"caption_length": len(caption)}
 
 
@@ -105,7 +105,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _language(caption: str) -> str | None:
+def guess_language_of(caption: str) -> str | None:
     """The language of a text as py3langid guesses it; None where that is not installed."""
     try:
         import py3langid

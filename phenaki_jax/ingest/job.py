@@ -1,7 +1,7 @@
 """`phenaki ingest`: units handed to worker processes, gone on from after a kill, with a manifest at the end.
 
-A worker that dies or stalls is replaced; the sample that it had is dropped as what it is ("crashed the reader",
-"stalled the reader") and its unit begun anew, so that no file of a source can end or hang the whole.
+A worker that dies or stalls is replaced and its unit begun anew; a sample at which that happens twice is dropped as
+what it is ("crashed the reader", "stalled the reader"), so that no file of a source can end or hang the whole.
 """
 
 import dataclasses
@@ -275,7 +275,7 @@ class _Workers:
                     self._workers[index] = self._make(index)
 
     def _after(self, worker: _Worker, reason: str) -> tuple[int, Unit, dict[str, str]]:
-        """The unit that a worker ended with, without the sample that it had."""
+        """The unit that a worker ended with, the second time without the sample that it had."""
         number, unit, crashed = worker.task
         self._failed[number, worker.sample] = failures = self._failed.get((number, worker.sample), 0) + 1
         if worker.sample and failures < TRIES and worker.sample not in crashed:

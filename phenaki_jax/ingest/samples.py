@@ -18,8 +18,8 @@ CAPTION_FIELDS = ("caption", "text", "title", "name", "description", "label")
 class Unit(NamedTuple):
     """What one worker reads at a time.
 
-    name: tells it from the source's others; it and its `content` say what its samples are. form: of `sources.FORMS`.
-    path: its file or folder. begin, end: its rows. names: its files. options: what the reader of its form wants.
+    name: tells it from the source's others. form: of `sources.FORMS`. path: its file or folder. begin, end: its rows,
+    bytes or row groups. names: its files, or the number of its first row. options: what the reader of its form wants.
     """
     name: str
     form: str

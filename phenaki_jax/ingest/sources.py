@@ -10,6 +10,7 @@ folder       media files with captions beside them
 tfds         any TFDS data set, by its own builder: tfds:NAME or tfds:NAME/CONFIG
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -73,14 +74,13 @@ def _form(root: str, names: Sequence[str]) -> str:
 
 
 def _parquet_form(path: str) -> str:
-    import pyarrow
     try:
         with _parquet(path) as table:
-            schema = table.schema_arrow
-    except (OSError, pyarrow.ArrowException) as error:
+            columns = {column.name: str(column.type) for column in table.schema_arrow}
+    except _Damaged as error:
         raise UserError(f"{path!r} cannot be read ({error}); give --form=parquet or --form=urls") from None
-    media = any(name.lower() in IMAGES + VIDEOS or pyarrow.types.is_struct(schema.field(name).type)
-                and "bytes" in {field.name for field in schema.field(name).type} for name in schema.names)
+    media = any(name.lower() in IMAGES + VIDEOS or kind.startswith("struct<bytes: binary")  # as Hugging Face has them
+                for name, kind in columns.items())
     return "parquet" if media else "urls"
 
 
@@ -114,12 +114,11 @@ def _row_groups(*suffixes: str) -> Callable[..., Iterator[Unit]]:
     Of a damaged file one for all.
     """
     def units(root: str, names: Sequence[str], options: Mapping) -> Iterator[Unit]:
-        import pyarrow
         for unit in _files(*suffixes)(root, names, options):
             try:
                 with _parquet(unit.path) as table:
                     groups = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
-            except (OSError, pyarrow.ArrowException):
+            except _Damaged:
                 groups = []
             first = rows = begin = 0
             for index, count in enumerate(groups, 1):
@@ -151,11 +150,10 @@ def _webdataset(unit: Unit) -> Iterator[Sample]:
     """A table of the same name beside the tar, as img2dataset writes one, tells more of its samples."""
     beside, more = unit.path.removesuffix(".tar") + ".parquet", {}
     if places.is_file(beside):
-        import pyarrow
         try:
             with _parquet(beside) as table:
                 more = {str(named(row, KEY_FIELDS)): row for row in table.read().to_pylist()}
-        except (OSError, pyarrow.ArrowException) as error:
+        except _Damaged as error:
             yield broken(beside.rpartition("/")[2], "damaged shard", error)
     for key, parts in tar_samples(unit.path):
         if isinstance(parts, Exception):
@@ -164,27 +162,26 @@ def _webdataset(unit: Unit) -> Iterator[Sample]:
             yield from_files(key, parts, more.get(key.rpartition("/")[2]))
 
 
-class _parquet:
-    """A parquet file, open."""
+class _Damaged(Exception):
+    """A parquet file that cannot be read, or not on."""
 
-    def __init__(self, path: str):
-        try:
-            import pyarrow.parquet
-        except ImportError:
-            raise UserError(f"{path} is parquet; reading it needs pip install 'phenaki_jax[ingest]'") from None
-        self._opened = places.reading(path)
-        self._read, self._file = pyarrow.parquet.ParquetFile, None
 
-    def __enter__(self):
-        return self._read(self._opened.__enter__())
-
-    def __exit__(self, *error: Any) -> None:
-        self._opened.__exit__(*error)
+@contextlib.contextmanager
+def _parquet(path: str) -> Iterator[Any]:
+    """A parquet file, open. Raises: _Damaged; UserError where pyarrow is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path} is parquet; reading it needs pip install 'phenaki_jax[ingest]'") from None
+    try:
+        with places.reading(path) as file:
+            yield pyarrow.parquet.ParquetFile(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _Damaged(str(error)) from None
 
 
 def _parquet_rows(unit: Unit) -> Iterator[tuple[str, dict[str, Any] | None, Exception | None]]:
     """(key, row, None) of every row, or (key, None, error) where the file cannot be read on."""
-    import pyarrow
     index = int(unit.names[0]) if unit.names else 0
     try:
         with _parquet(unit.path) as table:
@@ -193,7 +190,7 @@ def _parquet_rows(unit: Unit) -> Iterator[tuple[str, dict[str, Any] | None, Exce
                     key = named(row, KEY_FIELDS)
                     yield str(index if key is None else key), row, None
                     index += 1
-    except (OSError, pyarrow.ArrowException) as error:
+    except _Damaged as error:
         yield f"{unit.name}[{index}:]", None, error
 
 

@@ -122,10 +122,10 @@ def read_task(task: Any, split: str, data_dir: str, buckets: Sequence[tuple[int,
           fps: float | None) -> ReadTask:
     """Raises: UserError where the task's records do not serve."""
     source, (frames, height, width) = task.source, full
-    steps = _numpy_steps(task)
-    if buckets and not hasattr(source, "of_size"):
+    steps, ingested = _numpy_steps(task), hasattr(source, "of_size")
+    if buckets and not ingested:
         raise UserError(f"data.buckets={buckets} needs data sets of `phenaki ingest`; {source.name} is none.")
-    if hasattr(source, "of_size"):  # its records are brought to what is asked for
+    if ingested:  # its records are brought to what is asked for
         records = {size: source.of_size(split, data_dir, size) for size in buckets or (None,)}
     else:
         records = {None: source.records(split, data_dir)}
@@ -141,9 +141,9 @@ def read_task(task: Any, split: str, data_dir: str, buckets: Sequence[tuple[int,
         if not len(found):
             of = "" if size is None else f" of {size[0]} x {size[1]}"
             raise UserError(f"data.split={split!r} of {source.name} has no records{of}.")
-    rate = source.fps(split, data_dir) if hasattr(source, "of_size") else float(records[None][0]["fps"])
-    still = source.stream == "image" or (not hasattr(source, "of_size") and count == 1)
-    if fps and not still and rate != fps and not (hasattr(source, "of_size") and whole_stride(rate, fps)):
+    rate = source.fps(split, data_dir) if ingested else float(records[None][0]["fps"])
+    still = source.stream == "image" or (not ingested and count == 1)
+    if fps and not still and rate != fps and not (ingested and whole_stride(rate, fps)):
         raise UserError(f"data.fps={fps:g} does not fit the records of {source.name}, "
                         f"which have {rate:g} frames a second.")
     return ReadTask(task.name, source.stream, source.name, tuple(steps), records)

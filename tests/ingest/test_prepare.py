@@ -16,7 +16,7 @@ from phenaki_jax.ingest import cut
 from phenaki_jax.ingest.decode import decode_image, decode_video, resample
 from phenaki_jax.ingest.filters import Filter, known_fields, parse_filters
 from phenaki_jax.ingest.prepare import Settings, records_of
-from phenaki_jax.ingest.samples import Sample
+from phenaki_jax.ingest.samples import Sample, from_files
 from phenaki_jax.input import records
 from phenaki_jax.input.records import BadRecord
 from phenaki_jax.media import write_video
@@ -163,21 +163,13 @@ def test_a_gap_in_time_is_not_filled_with_frames():
         list(decode_video(timed(shades(3), [0, 125, 86_400_125]), 8.0))
 
 
-@pytest.mark.parametrize("name", worlds.DAMAGED_IMAGES)
-def test_damaged_images_have_their_reasons(name):
-    from phenaki_jax.ingest.samples import from_files
-    parts, reason = worlds.DAMAGED_IMAGES[name]
+@pytest.mark.parametrize("parts, reason, settings", [
+    pytest.param(*damage, settings, id=f"{settings.kind}-{name}")
+    for settings, kinds in ((IMAGES, worlds.DAMAGED_IMAGES), (VIDEOS, worlds.DAMAGED_VIDEOS))
+    for name, damage in kinds.items()])
+def test_what_is_damaged_has_its_reason(parts, reason, settings):
     with pytest.raises(BadRecord) as error:
-        made(from_files("k", parts), IMAGES)
-    assert error.value.reason == reason
-
-
-@pytest.mark.parametrize("name", worlds.DAMAGED_VIDEOS)
-def test_damaged_videos_have_their_reasons(name):
-    from phenaki_jax.ingest.samples import from_files
-    parts, reason = worlds.DAMAGED_VIDEOS[name]
-    with pytest.raises(BadRecord) as error:
-        made(from_files("k", parts), VIDEOS)
+        made(from_files("k", parts), settings)
     assert error.value.reason == reason
 
 

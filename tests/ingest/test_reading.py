@@ -122,11 +122,11 @@ def test_the_millionth_step_is_as_near_as_the_first(make):
     steps.close()
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_hosts_have_disjoint_shares_of_the_same_batch(make, hosts):
-    whole = make().batch(7)
+    whole = make(batch_size=16).batch(7)
     for stream, arrays in whole.items():
-        parts = [make(host=host, hosts=hosts).batch(7)[stream] for host in range(hosts)]
+        parts = [make(batch_size=16, host=host, hosts=hosts).batch(7)[stream] for host in range(hosts)]
         for name, array in arrays.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
 
