@@ -35,7 +35,8 @@ def main(workers: int | None, rounds: int, report: str | None) -> int:
         print(f"{stream:6} loader, {workers} processes: {row['loader']:8,.0f} rows/s; plain loop: {row['plain']:8,.0f} "
               f"alone, {row['plain_together']:8,.0f} in {workers} processes; loader / (plain loop x {workers}) = "
               f"{row['of_plain_times_workers']:.2f}, / {workers} at once = {row['of_plain_together']:.2f} (bar: {BAR})")
-        print(f"       first batch {row['first_batch']:.3f} s, at step {FAR:,} {row['first_batch_far']:.3f} s (bar: 3 times)")
+        print(f"       first batch {row['first_batch']:.3f} s, at step {FAR:,} {row['first_batch_far']:.3f} s "
+              "(bar: 3 times)")
     write_report(figures, report)
     return 0
 
