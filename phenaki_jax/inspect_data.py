@@ -13,8 +13,7 @@ from phenaki_jax import media, pictures
 from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.ingest.filters import guess_language_of
 from phenaki_jax.input import order
-from phenaki_jax.input.mix import find_mixture, stream_shares
-from phenaki_jax.input.reading import Draws
+from phenaki_jax.input.mix import Draws, find_mixture, stream_shares
 from phenaki_jax.input.records import MANIFEST, BadRecord, read_manifest
 from phenaki_jax.input.schema import to_text
 from phenaki_jax.training.metrics import quiet_stderr
@@ -79,8 +78,8 @@ def main(data: str, data_dir: str | None, split: str, sheet: str | None, example
     shown: list[tuple[str, np.ndarray, str]] = []
     for stream, share in shares.items():
         for position in range(round(examples * share)):
-            task = draws.task_at(stream, position)
-            found, index = seen[task], order.record_index(keys[task], position, len(records[task]))
+            task, number = draws.at(stream, position)
+            found, index = seen[task], order.record_index(keys[task], number, len(records[task]))
             found.count += 1
             try:
                 record = records[task][index]

@@ -83,6 +83,8 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """The largest middle part of [F, Y, X, 3] that has the sides' ratio, as `resize` makes it [F, height, width, 3]."""
     Y, X = frames.shape[1:3]
+    if (Y, X) == (height, width):
+        return frames
     rows, columns = min(Y, max(1, round(X * height / width))), min(X, max(1, round(Y * width / height)))
     top, left = (Y - rows) // 2, (X - columns) // 2
     return resize(frames[:, top:top + rows, left:left + columns], height, width)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.ingest import places
 from phenaki_jax.input.records import BadRecord
 
@@ -62,7 +63,12 @@ class Sample:
         if self.media is None:
             try:
                 self.media = places.read(self.path)
-            except Exception as error:  # noqa: BLE001  every file system has errors of its own
+            except UserError as error:
+                dead = self.path.startswith(("http://", "https://"))  # where any one address may be
+                if isinstance(error, places.Unreachable) and not dead:
+                    raise
+                raise BadRecord("missing file", str(error)) from None
+            except (OSError, ValueError) as error:
                 raise BadRecord("missing file", f"{type(error).__name__}: {error}") from None
         if not self.suffix and isinstance(self.media, bytes):
             self.suffix = told_by(self.media)

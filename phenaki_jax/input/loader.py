@@ -16,9 +16,9 @@ from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.input import ahead, order, preprocess
 from phenaki_jax.input.cache import Cache
 from phenaki_jax.input.columns import Columns, Place, is_column
-from phenaki_jax.input.mix import MODULES, field_of, find_mixture, stream_rows, stream_shares
+from phenaki_jax.input.mix import MODULES, Draws, field_of, find_mixture, stream_rows, stream_shares
 from phenaki_jax.input.motion import TOLD
-from phenaki_jax.input.reading import BadRecords, Draws, Kept, name_of, read_task
+from phenaki_jax.input.reading import BadRecords, Kept, name_of, read_task
 from phenaki_jax.input.records import BadRecord
 from phenaki_jax.input.schema import TEXT_LENGTH, Batch, batch_shapes
 from phenaki_jax.input.text import BYTES, Vocabulary, encode_cut
@@ -55,16 +55,16 @@ def make_loader(config: Any, train: bool = True) -> "Loader | Schedule":
             workers=data.get("workers", 0) if train else 0, patience=data.get("patience", ahead.PATIENCE),
             host=jax.process_index(), hosts=jax.process_count(), cache=cache, field=field_of(config),
             vocabulary=vocabulary, embeddings=embeddings, tokens=tokens,
-            start=first, before=loaders[-1].positions(first) if loaders else {}))
+            start=first, after=loaders[-1] if loaders else None))
     return loaders[0] if len(loaders) == 1 else Schedule(loaders)
 
 
 class Loader:
     """Batches of a mixture, see `schema.Batch`; the same for the same (seed, step), wherever and whenever asked.
 
-    Row r of a stream in step s stands at position before + (s - start) * rows + r of that stream. A hash of (seed,
-    position) chooses its task by the tasks' rates, a permutation of the task's records, another one in each epoch,
-    chooses the record; where that cannot be used, a hash of (seed, position, attempt) chooses another.
+    Row r of a stream in step s stands at position before + (s - start) * rows + r of that stream. `mix.Draws` gives
+    its task and the number of the task's record, a permutation of the task's records, another one in each epoch, the
+    record; where that cannot be used, a hash of (seed, number, attempt) chooses another.
 
     Args:
       mixture: name of a mixture, see `mix.find_mixture`.
@@ -81,7 +81,7 @@ class Loader:
       data_dir: where the data sets lie, already built (`mix.prepare`).
       host, hosts: which contiguous share of each stream's rows `batch` gives.
       cache_bytes: how many bytes of decoded video may be kept; `cache` instead shares what another loader keeps.
-      start, before: the step that it begins with, and how many positions of each stream were used up by then.
+      start, after: the step that it begins with, and the loader whose turn it was before.
       field: the config's field that names the mixture, for sentences about it.
       vocabulary: of the ids in a batch; tasks give bytes, which are read and encoded anew where it is another.
       embeddings, tokens: caches, or names of fields of the records (`columns`); batches have "text_embeds" and "tokens"
@@ -98,13 +98,14 @@ class Loader:
                  sizes: Sequence[tuple[int, int, int]] = (), buckets: Sequence[tuple[int, int]] = (),
                  told: Sequence[str] = (), data_dir: str | os.PathLike,
                  modules: Sequence[str] = MODULES, host: int = 0, hosts: int = 1, cache_bytes: int = CACHE_BYTES,
-                 cache: Kept | None = None, start: int = 0, before: Mapping[str, int] | None = None,
+                 cache: Kept | None = None, start: int = 0, after: "Loader | None" = None,
                  field: str = "data.mixture", vocabulary: Vocabulary = BYTES, embeddings: Cache | str | None = None,
                  tokens: Cache | str | None = None, max_bad: float = 0.01, workers: int = 0,
                  patience: float = ahead.PATIENCE):
         tasks, self._rates = find_mixture(mixture, modules, field, data_dir)
         self.seed, self.host, self.hosts = seed, host, hosts
-        self.mixture, self.start, self._before = mixture, start, dict(before or {})
+        self.mixture, self.start = mixture, start
+        self._before = after.positions(start) if after else {}
         self._text_length, self._vocabulary = text_length, vocabulary
         self._workers, self._patience, self.bad = workers, patience, BadRecords(max_bad)
         self._cache = cache or Kept(cache_bytes)
@@ -123,7 +124,7 @@ class Loader:
             Columns(kept, what, {(name, size): records for name, task in self._tasks.items()
                                  for size, records in task.records.items()}) if isinstance(kept, str) else kept
             for kept, what in ((embeddings, "text"), (tokens, "tokens")))
-        self._draws = Draws(self.streams, self._rates, seed)
+        self._draws = Draws(self.streams, self._rates, seed, after and after._draws, self._before)
         self._weights = [sum(len(task.records[size]) for task in self._tasks.values()) for size in self._buckets]
         self.rows = stream_rows(stream_shares(self.streams, self._rates), batch_size, mixture, field)
         self._told = [name for name in told if name in TOLD]
@@ -143,9 +144,9 @@ class Loader:
         used = {stream: (step - self.start) * count for stream, count in self.rows.items()}
         return {stream: self._before.get(stream, 0) + used.get(stream, 0) for stream in {**self._before, **used}}
 
-    def task_at(self, stream: str, position: int) -> str:
-        """The name of the task that the row at a position of a stream is drawn from."""
-        return self._draws.task_at(stream, position)
+    def draw(self, stream: str, position: int) -> tuple[str, int]:
+        """The task of the row at a position of a stream, and the number that `example` wants."""
+        return self._draws.at(stream, position)
 
     def bucket_at(self, step: int) -> tuple[int, int] | None:
         """The (height, width) that a step's records have; None without buckets."""
@@ -155,16 +156,16 @@ class Loader:
         bounds = itertools.accumulate(self._weights)
         return next((size for size, bound in zip(self._buckets, bounds) if draw < bound), self._buckets[-1])
 
-    def example(self, task: str, position: int, bucket: tuple[int, int] | None = None,
+    def example(self, task: str, number: int, bucket: tuple[int, int] | None = None,
                 watch: Callable[[str], None] | None = None) -> dict[str, np.ndarray]:
-        """What a task gives at a position: {video, text (unpadded), fps, known_frames}; as seqio gives it there.
+        """A task's n-th row, over all epochs: {video, text (unpadded), fps, known_frames}; as seqio gives it.
 
         Raises: DataError where there are too many bad records.
         """
         found = self._tasks[task]
         records, key = found.records[bucket], order.source_key(self.seed, found.source)
         key = key if bucket is None else order.source_key(key, f"{bucket}")
-        index = order.record_index(key, position, len(records))
+        index = order.record_index(key, number, len(records))
         lengths = self._lengths if bucket is None else self._lengths | {"height": bucket[0], "width": bucket[1]}
         for attempt in range(1, INSTEAD + 1):
             if watch:
@@ -172,13 +173,13 @@ class Loader:
             self.bad.read += 1
             try:
                 record = {**self._cache.get((task, bucket, index), lambda: records[index]),
-                          "seed": order.example_seed(key, position)}
+                          "seed": order.example_seed(key, number)}
                 for step in found.steps:
                     record = step(record, lengths)
                 return self._with_columns(record, ((task, bucket), index))
             except BadRecord as error:
                 self.bad.note(name_of(found, records, index), error)
-            index = order.hash64(key, "instead", position, attempt) % len(records)
+            index = order.hash64(key, "instead", number, attempt) % len(records)
         raise DataError(f"{INSTEAD} records of {task!r}, one after the other, cannot be used; "
                         f"{self.bad.counts.most_common(1)[0][0]!r} is why, most often.")
 
@@ -261,7 +262,7 @@ class Loader:
             out = {name: np.zeros((share, *shape[1:]), dtype) for name, (shape, dtype) in shapes[stream].items()}
             for row in range(share):
                 position = first[stream] + host * share + row
-                example = self.example(self.task_at(stream, position), position, bucket, watch)
+                example = self.example(*self.draw(stream, position), bucket, watch)
                 ids = self.ids(example)
                 video = example["video"] if size == whole else preprocess.shrink(example["video"], size)
                 out["video"][row] = video
@@ -298,7 +299,7 @@ class Schedule:
     function of (seed, step) and the phases before it; two phases of one mixture are that mixture alone.
 
     Args:
-      loaders: in the order of their `start`, each with the `before` that the one before it leaves (`make_loader`).
+      loaders: in the order of their `start`, each `after` the one before it.
     """
 
     def __init__(self, loaders: Sequence[Loader]):

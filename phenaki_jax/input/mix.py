@@ -15,10 +15,12 @@ from typing import Any
 
 from phenaki_jax import config as configs
 from phenaki_jax.errors import UserError
+from phenaki_jax.input import order
 from phenaki_jax.input.records import MANIFEST
 from phenaki_jax.input.schema import STREAMS, Record, to_record
 
 MODULES = ("data.mixtures",)
+LONGEST = 1 << 16  # positions of a block in which tasks have their rates exactly
 
 
 def find_mixture(name: str, modules: Sequence[str] = MODULES, field: str = "data.mixture",
@@ -108,11 +110,15 @@ def eval_records(name: str, split: str, n: int, *, data_dir: str | os.PathLike,
 
 def stream_shares(streams: Mapping[str, str], rates: Mapping[str, float]) -> dict[str, fractions.Fraction]:
     """What share of a batch's rows each stream has, exactly. streams: {task: stream}; rates: {task: rate}."""
-    exact = {task: fractions.Fraction(rate).limit_denominator(10**6) for task, rate in rates.items()}
+    exact = {task: _exact(rate) for task, rate in rates.items()}
     total = sum(exact.values())
     shares = {stream: sum((exact[t] for t in rates if streams[t] == stream), fractions.Fraction()) / total
               for stream in STREAMS}
     return {stream: share for stream, share in shares.items() if share}
+
+
+def _exact(rate: float) -> fractions.Fraction:
+    return fractions.Fraction(rate).limit_denominator(10**6)
 
 
 def stream_rows(shares: Mapping[str, fractions.Fraction], batch_size: int, mixture: str = "",
@@ -126,3 +132,57 @@ def stream_rows(shares: Mapping[str, fractions.Fraction], batch_size: int, mixtu
         raise UserError(f"batch_size={batch_size} cannot be divided as {field}={mixture!r} asks ({parts}); "
                         f"{' or '.join(map(str, near))} can.")
     return {stream: int(batch_size * share) for stream, share in shares.items()}
+
+
+class Draws:
+    """Which task the row at a position of a stream is drawn from, and which of its records in their order.
+
+    A stream's positions come in blocks in which each task has its rate exactly, at places that a permutation keyed by
+    (seed, stream, block) chooses; the n-th position that a task has, counted by blocks, is for its n-th record. So
+    rates hold over every stretch of training, and an epoch of a task shows each record once, in whatever mixture.
+
+    Args:
+      streams: {task: stream}. rates: {task: rate}.
+      after, used: the draws of the phase of training before, and how many positions of each stream were used up by its
+        end; a task goes on in its order of records, but for what is left of a block.
+    """
+
+    def __init__(self, streams: Mapping[str, str], rates: Mapping[str, float], seed: int, after: "Draws | None" = None,
+                 used: Mapping[str, int] | None = None):
+        self._seed, used = seed, used or {}
+        self._counts = {stream: _counts({task: rates[task] for task in streams if streams[task] == stream})
+                        for stream in dict.fromkeys(streams.values())}
+        self._sizes = {stream: sum(counts.values()) for stream, counts in self._counts.items()}
+        # Records of each task that were shown by the end of the phase before, and the number of this one's first block.
+        self._shown = after._all_shown(used) if after else {}
+        self._first = {}
+        for stream, counts in self._counts.items():
+            goes_on = after and after._counts.get(stream) == counts
+            for task, count in counts.items():
+                self._first[task] = after._first[task] if goes_on else (
+                    self._shown.get(task, 0) - used.get(stream, 0) // self._sizes[stream] * count)
+
+    def _all_shown(self, used: Mapping[str, int]) -> dict[str, int]:
+        blocks = {stream: -(-used[stream] // size) for stream, size in self._sizes.items()}
+        return self._shown | {task: self._first[task] + blocks[stream] * count
+                              for stream, counts in self._counts.items() for task, count in counts.items()}
+
+    def at(self, stream: str, position: int) -> tuple[str, int]:
+        """(task, number of its record)."""
+        size = self._sizes[stream]
+        block, place = divmod(position, size)
+        if size > 1:
+            place = order.permute(place, size, self._seed, "task", stream, block)
+        for task, count in self._counts[stream].items():
+            if place < count:
+                break
+            place -= count
+        return task, self._first[task] + block * count + place
+
+
+def _counts(rates: Mapping[str, float]) -> dict[str, int]:
+    """How many positions of a block each task has."""
+    total = sum(_exact(rate) for rate in rates.values())
+    shares = {task: _exact(rate) / total for task, rate in rates.items()}
+    size = math.lcm(*(share.denominator for share in shares.values()))
+    return {task: max(1, round(share * min(size, LONGEST))) for task, share in shares.items()}

@@ -19,17 +19,27 @@ def hash64(*parts: int | str) -> int:
     """A well mixed number in [0, 2**64) of a sequence of integers and names (SplitMix64's finaliser, chained)."""
     state = 0
     for part in parts:
-        part = _name_hash(part) if isinstance(part, str) else int(part)
-        state = (state + 0x9E3779B97F4A7C15 ^ part) & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
+        state = _mix(state, _name_hash(part) if isinstance(part, str) else int(part))
     return state
+
+
+def _mix(state: int, part: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15 ^ part) & _MASK
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+    return state ^ state >> 31
 
 
 def uniform(*parts: int | str) -> float:
     """A number in [0, 1) of a sequence of integers and names."""
     return (hash64(*parts) >> 11) * 2.0 ** -53
+
+
+@functools.lru_cache(maxsize=1024)
+def _rounds(*key: int | str) -> tuple[int, ...]:
+    """What keys each round of the permutation that `key` chooses."""
+    whole = hash64(*key)
+    return tuple(hash64(whole, turn) for turn in range(_ROUNDS))
 
 
 def permute(index: int, size: int, *key: int | str) -> int:
@@ -41,11 +51,11 @@ def permute(index: int, size: int, *key: int | str) -> int:
         raise ValueError(f"index={index} is outside of range({size})")
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
-    whole = hash64(*key)
+    rounds = _rounds(*key)
     while True:
         left, right = index >> half, index & mask
-        for turn in range(_ROUNDS):
-            left, right = right, left ^ hash64(whole, turn, right) & mask
+        for state in rounds:
+            left, right = right, left ^ _mix(state, right) & mask
         index = left << half | right
         if index < size:
             return index

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -82,27 +81,6 @@ class BadRecords:
                 shown.extend(names[:SHOWN - len(shown)])
             if other.counts:
                 self._check()
-
-
-class Draws:
-    """Which task the row at a position of a stream is drawn from: by the tasks' rates, by a hash of (seed, position).
-
-    Args:
-      streams: {task: stream}. rates: {task: rate}.
-    """
-
-    def __init__(self, streams: Mapping[str, str], rates: Mapping[str, float], seed: int):
-        self._seed, self._chances = seed, {}
-        for stream in dict.fromkeys(streams.values()):
-            names = [name for name in streams if streams[name] == stream]
-            self._chances[stream] = names, list(itertools.accumulate(rates[name] for name in names))
-
-    def task_at(self, stream: str, position: int) -> str:
-        names, bounds = self._chances[stream]
-        if len(names) == 1:
-            return names[0]
-        draw = order.uniform(self._seed, "task", stream, position) * bounds[-1]
-        return next((name for name, bound in zip(names, bounds) if draw < bound), names[-1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Ingested data sets as the loader and seqio read them: pure in (seed, step), whatever is damaged, dies or stalls."""
 
 import collections
+import io
 import json
 import pickle
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import seqio
+from PIL import Image
 
 from phenaki_jax.__main__ import main
 from phenaki_jax.errors import DataError, UserError
@@ -91,9 +93,31 @@ def test_a_mixture_draws_at_its_rates(make):
     load = make("films:0.5,wide_films:0.3,stills:0.15,wide_stills:0.05", batch_size=20)
     for stream, rates in (("video", {"films": 0.625, "wide_films": 0.375}),
                           ("image", {"stills": 0.75, "wide_stills": 0.25})):
-        drawn = collections.Counter(load.task_at(stream, position) for position in range(100_000))
-        assert {name: count / 1e5 for name, count in drawn.items()} == pytest.approx(rates, abs=0.002 / 0.8)
+        drawn = collections.Counter(load.draw(stream, position)[0] for position in range(100_000))
+        assert {name: count / 1e5 for name, count in drawn.items()} == pytest.approx(rates, abs=1e-4)
     assert load.rows == {"video": 16, "image": 4}
+
+
+# ------------------------------------------------------------------------------------------------- images
+
+@pytest.mark.parametrize("options", [{}, {"quality": 20}, {"subsampling": 0}, {"progressive": True}, {"mode": "L"}])
+def test_a_jpeg_has_the_pixels_that_pillow_gives(options):
+    picture = Image.fromarray(worlds.picture(3, 37, 51)).convert(options.pop("mode", "RGB"))
+    picture.save(file := io.BytesIO(), "JPEG", **options)
+    header = dict(media="jpeg", fps=0, frames=1, height=37, width=51, key="k", source="s", caption="c")
+    found = decode(pack(header, {"media": file.getvalue()}))["video"]
+    assert np.array_equal(found, np.asarray(Image.open(file).convert("RGB"))[None])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_broken_image_is_a_damaged_record(form):
+    whole = worlds.encoded(worlds.picture(3, 32, 48), form)
+    header = dict(media=form.lower(), fps=0, frames=1, height=32, width=48)
+    for blob in (b"", whole[:2], whole[:len(whole) // 2], whole[:-len(whole) // 8], b"x" * 500):
+        with pytest.raises(BadRecord, match="damaged record"):
+            decode(pack(header, {"media": blob}))
+    with pytest.raises(BadRecord, match=r"its image is \(1, 32, 48, 3\), its header says \(1, 32, 49, 3\)"):
+        decode(pack(header | {"width": 49}, {"media": whole}))
 
 
 # ------------------------------------------------------------------------------------------------- pure in (seed, step)

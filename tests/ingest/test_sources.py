@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from phenaki_jax.errors import UserError
+from phenaki_jax.ingest.samples import Sample
 from phenaki_jax.ingest.sources import find_units, read_samples
 from phenaki_jax.input.records import BadRecord
 
@@ -208,6 +209,44 @@ def test_files_of_another_file_system():
     (found,) = samples("memory://bucket/set")
     assert found.key == "x.jpg" and found.caption == b"the x" and found.media == worlds.JPEG
     memory.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def flaky():
+    """The name of a file system that knows its files and does not give them."""
+    fsspec = pytest.importorskip("fsspec")
+
+    class Flaky(type(fsspec.filesystem("memory"))):
+        protocol = "flaky"
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.replace("flaky://", "memory://"))
+
+        def _open(self, *args, **more):
+            raise RuntimeError("token expired")
+
+        cat_file = _open
+
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/far/0.tar": bytes(10240), "/far/0.jpg": worlds.JPEG})
+    yield "flaky:/"
+    memory.rm("/far", recursive=True)
+
+
+def test_a_file_out_of_reach_is_not_a_damaged_one(flaky):
+    """A tar or a picture of a bucket that refuses us stops the job; it is not dropped as broken."""
+    for form in ("webdataset", "folder"):
+        with pytest.raises(UserError, match="'flaky://far/0....' cannot be reached .RuntimeError: token expired"):
+            for sample in read_samples(find_units(f"{flaky}/far", form)[0]):
+                sample.load()
+
+
+@pytest.mark.parametrize("path", ["nosuch://a/b.jpg", "https://localhost:1/b.jpg", "memory://none/b.jpg", "/none.jpg"])
+def test_a_dead_address_in_a_table_is_one_missing_file(path):
+    with pytest.raises(BadRecord, match="missing file"):
+        Sample("x", path=path, suffix="jpg").load()
 
 
 # ------------------------------------------------------------------------------------------------- TFDS

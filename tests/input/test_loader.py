@@ -1,5 +1,7 @@
 """The loader: batches are a function of (seed, step), shares are exact, hosts share a batch, mistakes are said."""
 
+import itertools
+import math
 import threading
 from collections import Counter, defaultdict
 from fractions import Fraction
@@ -152,9 +154,46 @@ def test_an_epoch_shows_each_record_once(make, data_dir):
 
 def test_tasks_come_at_their_rates(make):
     load = make()
-    count = Counter(load.task_at("video", position) for position in range(8000))
-    assert abs(count["sprite_clips_32_tiny"] / 8000 - 0.75) < 0.02 and len(count) == 2
-    assert {load.task_at("image", position) for position in range(50)} == {"sprite_images_32_tiny"}
+    for first in range(0, 80, 4):
+        count = Counter(load.draw("video", first + position)[0] for position in range(4))
+        assert count == {"sprite_clips_32_tiny": 3, "sprite_stories_32_tiny": 1}
+    assert {load.draw("image", position)[0] for position in range(50)} == {"sprite_images_32_tiny"}
+
+
+@pytest.mark.parametrize("rates, block", [
+    ((1.0,), 1), ((0.75, 0.25), 4), ((0.5, 0.3, 0.2), 10), ((80, 10, 10), 10), ((0.333, 0.667), 1000),
+    ((0.5, 0.25, math.pi - 3), mix.LONGEST), ((1.0, 1e-6), mix.LONGEST)])
+def test_each_task_has_its_rate_in_every_block_and_shows_each_record_once(rates, block):
+    names = [f"task{i}" for i in range(len(rates))]
+    draws = mix.Draws(dict.fromkeys(names, "video"), dict(zip(names, rates)), seed=1)
+    blocks = 2 if block == mix.LONGEST else 5
+    drawn = [draws.at("video", position) for position in range(blocks * (block + (rates[-1] == 1e-6)))]
+    for name, rate in zip(names, rates):
+        numbers = [number for task, number in drawn if task == name]
+        assert sorted(numbers) == list(range(len(numbers)))
+        assert abs(len(numbers) / len(drawn) - rate / sum(rates)) < 2 / mix.LONGEST
+    if len(rates) == 2 and block == 1000:  # where in a block is chosen anew for each, and by chance
+        where = np.array([task == "task0" for task, _ in drawn]).reshape(blocks, block)
+        assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.15 for a, b in itertools.combinations(where, 2))
+        assert abs(np.corrcoef(where[0][1:], where[0][:-1])[0, 1]) < 0.15
+
+
+def test_tasks_go_on_in_their_records_from_one_phase_to_the_next():
+    """Of four phases of 103, 50, 7 and 200 positions, the third without one of the streams: no record comes twice."""
+    streams = {"a": "video", "b": "video", "c": "video", "d": "image"}
+    phases = [({"a": 0.5, "b": 0.5}, 103), ({"a": 0.2, "b": 0.3, "c": 0.5}, 50), ({"d": 1.0}, 7),
+              ({"b": 0.75, "a": 0.25}, 200)]
+    draws, used, seen, most = None, {}, [], 0
+    for rates, count in phases:
+        draws = mix.Draws({task: streams[task] for task in rates}, rates, 3, draws, dict(used))
+        for stream in {streams[task] for task in rates}:
+            first = used.setdefault(stream, 0)
+            seen += [draws.at(stream, position) for position in range(first, first + count)]
+            used[stream] += count
+    assert len(set(seen)) == len(seen)
+    for task in streams:  # and none is passed over but in blocks that a phase broke off
+        numbers = [number for name, number in seen if name == task]
+        assert min(numbers) >= 0 and max(numbers) + 1 - len(numbers) <= 3 * 5
 
 
 def test_rows_are_windows_of_records_with_the_caption_of_their_last_frame(make, data_dir):
