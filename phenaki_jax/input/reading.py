@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from phenaki_jax.errors import DataError, UserError
-from phenaki_jax.input import order
 from phenaki_jax.input.preprocess import whole_stride
 from phenaki_jax.input.records import BadRecord
 

@@ -183,7 +183,7 @@ def test_tasks_go_on_in_their_records_from_one_phase_to_the_next():
     streams = {"a": "video", "b": "video", "c": "video", "d": "image"}
     phases = [({"a": 0.5, "b": 0.5}, 103), ({"a": 0.2, "b": 0.3, "c": 0.5}, 50), ({"d": 1.0}, 7),
               ({"b": 0.75, "a": 0.25}, 200)]
-    draws, used, seen, most = None, {}, [], 0
+    draws, used, seen = None, {}, []
     for rates, count in phases:
         draws = mix.Draws({task: streams[task] for task in rates}, rates, 3, draws, dict(used))
         for stream in {streams[task] for task in rates}:
