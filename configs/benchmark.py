@@ -28,7 +28,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
     config.tokenizer.update(height=64, width=64, embed_dim=256, mlp_dim=1024, codebook_size=1024, unroll=True,
                             dtype="float32", matmul_precision="bfloat16")
     config.loss.update(image_perceptual=0.0, video_perceptual=0.0, adversarial=0.0)
-    config.generator.update(embed_dim=256, layers=6, heads=8, mlp_dim=1024, unroll=True, remat=False, dtype="float32")
+    config.generator.update(embed_dim=256, layers=6, heads=8, mlp_dim=1024, unroll=True, remat="none", dtype="float32")
     config.text.update(length=32, embed_dim=512, cache="random")  # not read: both sides draw their embeddings
     config.data.update(mixture="sprite_tokenizer_80_20", text_drop=0.25)  # the peer's share
     config.batch_size = 4

@@ -84,7 +84,7 @@ def _base() -> ConfigDict:
         "rotary": False,
         "qk_norm": False,
         "unroll": False,
-        "remat": False,
+        "remat": "none",
         "dtype": "bfloat16",
         "matmul_precision": "default",
     })
@@ -126,7 +126,7 @@ def _base() -> ConfigDict:
         "dropout": 0.0,
         "qk_norm": False,
         "unroll": False,
-        "remat": True,
+        "remat": "dots",
         "dtype": "bfloat16",
     })
     config.text = ConfigDict({

@@ -64,7 +64,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "rotary": False,
         "qk_norm": True,
         "unroll": True,
-        "remat": False,
+        "remat": "none",
         "dtype": "float32",
         "matmul_precision": "default",
     })
@@ -110,7 +110,7 @@ def get_config(arg: str = "tokenizer") -> ConfigDict:
         "dropout": 0.0,
         "qk_norm": True,
         "unroll": True,
-        "remat": False,
+        "remat": "none",
         "dtype": "float32",
     }
     config.generator = ConfigDict({"conditions": (), **transformer})

@@ -159,6 +159,15 @@ def make_parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--scale", default="cpu", help="cpu (an hour or so on two cores) or accelerator")
     reproduce.set_defaults(config=None)  # its table's own, which --config.FIELD changes
 
+    compiling = verb("compile", "Compile training's step for TPUs that are not here: memory, FLOPs, what is sent, MFU.")
+    compiling.add_argument("--config", required=True, metavar="FILE[:ARG]", help="also --config.FIELD=…")
+    compiling.add_argument("--topology", required=True, metavar="NAME", help="v5p:4x4x4, v5e:16x16, v6e:8x8, v4:4x4x4, "
+                           "tpu7x:2x2x2, …, several with a comma; local for the devices that are here")
+    compiling.add_argument("--slices", type=int, default=1, help="of that topology, joined by a slow network")
+    compiling.add_argument("--rows_a_chip", type=int, metavar="N", help="instead of the config's batch_size")
+    compiling.add_argument("--no_estimate", action="store_true", help="leave out the time, two compilations fewer")
+    compiling.add_argument("--json", action="store_true", help="print an object instead of lines")
+
     benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
     benchmark.add_argument("what", metavar="WHAT",
                            help="tokenizer, generator, sampling; length: 600 frames beside 33; input: the loader")

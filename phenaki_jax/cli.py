@@ -233,6 +233,14 @@ def reproduce(options: argparse.Namespace, overrides: Overrides) -> int:
     return program.main(options.table, options.workdir, options.scale, overrides=typed)
 
 
+def compile(options: argparse.Namespace, overrides: Overrides) -> int:
+    from phenaki_jax.aot import command
+
+    config = configs.load_config(options.config, _typed(options.config, overrides))
+    return command.main(config, options.topology, options.slices, options.rows_a_chip, options.json,
+                        not options.no_estimate)
+
+
 def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import benchmark as program
     from phenaki_jax import long_video

@@ -187,7 +187,7 @@ def test_a_batch_from_caches_has_what_the_models_give(folder, cache):
     for stream, rows in load.batch(1).items():
         assert {name: (rows[name].shape, rows[name].dtype) for name in rows} == load.shapes()[stream]
         there = rows["text"] > 0
-        np.testing.assert_allclose(rows["text_embeds"][there], np.asarray(encoder(rows["text"]))[there], atol=1e-5)
+        np.testing.assert_allclose(rows["text_embeds"][there], np.asarray(encoder(rows["text"]))[there], atol=1e-4)
         assert not rows["text_embeds"][~there].any()
         np.testing.assert_array_equal(rows["tokens"], tokenizer.encode(rows["video"]))
     held_out = loader.make_loader(config, train=False).batch(0)["video"]

@@ -65,6 +65,7 @@ class Sampling(side.Ours):
         import numpy as np
 
         from phenaki_jax.bound import create_generator, create_tokenizer
+        from phenaki_jax.parallel import flops_of
         from phenaki_jax.sampling.decoding import Sampler
         from phenaki_jax.sampling.options import chosen
 
@@ -89,7 +90,7 @@ class Sampling(side.Ours):
         self.decode = lambda: codec.decode(tokens).block_until_ready()
         self.devices = jax.local_devices()[:1]
         self.parameters = sum(x.size for x in jax.tree.leaves(generator.params))
-        self.flops = {"sample": side.flops_of(sample, arrays, text), "decode": side.flops_of(decode, arrays, tokens)}
+        self.flops = {"sample": flops_of(sample, arrays, text), "decode": flops_of(decode, arrays, tokens)}
         self.tokens = dict.fromkeys(self.flops, tokens.size)
         self.frames = dict.fromkeys(self.flops, sizes.frames)
 

@@ -200,20 +200,12 @@ def training_flops(config: Any, stage: Any, batch: Any) -> int:
     """Of the matrix products of a training step on a batch of shapes; nothing is computed."""
     import jax
 
+    from phenaki_jax.parallel import flops_of
     from phenaki_jax.training.state import abstract_state
 
     optimizer, mesh, step = training_step(config, stage)
     with jax.set_mesh(mesh):
         return flops_of(step, abstract_state(stage, optimizer, mesh), batch)
-
-
-def flops_of(function: Callable, *shapes: Any) -> int:
-    """Of the matrix products of function(*shapes); nothing is computed."""
-    import jax
-
-    from phenaki_jax.parallel import product_flops
-
-    return product_flops(jax.make_jaxpr(function)(*shapes).jaxpr)
 
 
 def serve(make: Callable[[Any], Ours]) -> None:

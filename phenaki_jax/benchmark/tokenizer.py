@@ -65,6 +65,7 @@ def matrix_flops(config: Any) -> dict[str, int]:
     import jax
 
     from phenaki_jax.models.build import make_tokenizer
+    from phenaki_jax.parallel import flops_of
     from phenaki_jax.training.tokenizer_stage import make_stage
 
     stage, pure, shape = make_stage(config), make_tokenizer(config), clips(config)
@@ -73,7 +74,7 @@ def matrix_flops(config: Any) -> dict[str, int]:
              "decode": jax.ShapeDtypeStruct((shape[0], *pure.module_config.grid), "int32")}
     batch = {"video": {"video": jax.ShapeDtypeStruct(shape, "uint8")}}
     return {"train": side.training_flops(config, stage, batch)} | {
-        method: side.flops_of(lambda params, variables, x: getattr(pure.bind(params, variables), method)(x), *model, x)
+        method: flops_of(lambda params, variables, x: getattr(pure.bind(params, variables), method)(x), *model, x)
         for method, x in given.items()}
 
 

@@ -226,16 +226,10 @@ class Loader:
     def shapes(self, size: tuple[int, int, int] | None = None) -> dict[str, dict[str, tuple]]:
         """The (shape, dtype) of every array of a batch of all hosts, of clips of (frames, height, width)."""
         frames, height, width = size or self._full
-        shapes = batch_shapes(self.rows, frames=frames, height=height, width=width, text_length=self._text_length)
-        for stream, count in self.rows.items():
-            shapes[stream] |= {name: ((count,), np.dtype(np.float32)) for name in self._told}
-            if self._embeddings:
-                shapes[stream]["text_embeds"] = ((count, self._text_length, *self._embeddings.shape),
-                                                 self._embeddings.dtype)
-            if self._tokens:
-                steps = self._tokens.about["grid"][0] if stream == "video" else 1
-                shapes[stream]["tokens"] = (count, steps, *self._tokens.shape), np.dtype(np.int32)
-        return shapes
+        return batch_shapes(
+            self.rows, frames=frames, height=height, width=width, text_length=self._text_length, told=self._told,
+            embeddings=(*self._embeddings.shape, self._embeddings.dtype) if self._embeddings else None,
+            token_grid=tuple(self._tokens.about["grid"]) if self._tokens else None)
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,6 @@
 """The two forms that data takes before the device: a record and a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -51,14 +51,29 @@ class Stream(TypedDict):
 Batch = dict[str, Stream]  # by stream, "video" and "image"; a stream without rows is absent
 
 
-def batch_shapes(rows: Mapping[str, int], *, frames: int, height: int, width: int,
-                 text_length: int = TEXT_LENGTH) -> dict[str, dict[str, tuple[tuple[int, ...], np.dtype]]]:
-    """The (shape, dtype) of every array of a batch with `rows` rows a stream."""
-    return {stream: {
-        "video": ((count, frames if stream == "video" else 1, height, width, 3), np.dtype(np.uint8)),
-        "text": ((count, text_length), np.dtype(np.int32)),
-        "known_frames": ((count,), np.dtype(np.int32)),
-    } for stream, count in rows.items() if count}
+def batch_shapes(rows: Mapping[str, int], *, frames: int, height: int, width: int, text_length: int = TEXT_LENGTH,
+                 told: Sequence[str] = (), embeddings: tuple[int, np.dtype] | None = None,
+                 token_grid: tuple[int, int, int] | None = None) -> dict[str, dict[str, tuple[tuple, np.dtype]]]:
+    """The (shape, dtype) of every array of a batch with `rows` rows a stream.
+
+    told: names of numbers beside the text. embeddings: width and dtype of a text cache's. token_grid: [T, H, W] of a
+    clip's cached tokens.
+    """
+    shapes = {}
+    for stream, count in rows.items():
+        if not count:
+            continue
+        shapes[stream] = {
+            "video": ((count, frames if stream == "video" else 1, height, width, 3), np.dtype(np.uint8)),
+            "text": ((count, text_length), np.dtype(np.int32)),
+            "known_frames": ((count,), np.dtype(np.int32)),
+        } | {name: ((count,), np.dtype(np.float32)) for name in told}
+        if embeddings:
+            shapes[stream]["text_embeds"] = (count, text_length, embeddings[0]), embeddings[1]
+        if token_grid:
+            steps = token_grid[0] if stream == "video" else 1
+            shapes[stream]["tokens"] = (count, steps, *token_grid[1:]), np.dtype(np.int32)
+    return shapes
 
 
 def to_text(value: Any) -> str:

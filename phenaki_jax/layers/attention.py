@@ -1,30 +1,50 @@
 """Multi-head attention: one function that attends, one module that projects."""
 
+import contextlib
+import contextvars
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from phenaki_jax.layers.fast_attention import fast_attend, is_fast
 from phenaki_jax.layers.positions import rotary
 from phenaki_jax.layers.products import kernel, project, rounded_product, rounds
+from phenaki_jax.parallel import constrain, device_count, platform
 
 NEGATIVE = -1e30  # exp of it is exactly 0 in float32, so what is masked cannot leak, not by a bit
 LARGE = 2**16  # weights of a head, from which a CPU does better with one head at a time
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_attention():
+    """Programs that are traced meanwhile attend by the formula, whatever the platform: what is counted of a model is
+    the same everywhere."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def attend(q_BSHK: jax.Array, k_BUHK: jax.Array, v_BUHK: jax.Array, *, mask: jax.Array | None = None,
-           bias: jax.Array | None = None, scale: float | None = None) -> jax.Array:
-    """softmax(q k^T scale + bias) v in float32 softmax.
+           bias: jax.Array | None = None, scale: float | None = None, block: int = 512) -> jax.Array:
+    """softmax(q k^T scale + bias) v in float32 softmax; by an accelerator's own kernel where it has one for this.
 
     Args:
       mask: boolean, True where attending is allowed, broadcastable to [B, H, S, U].
       bias: additive float, broadcastable to [B, H, S, U].
       scale: 1 / sqrt(K) by default.
+      block: queries and keys that a TPU's kernel takes at a time, at most; the result does not depend on it.
 
     Returns:
       [B, S, H, K].
     """
     scale = q_BSHK.shape[-1] ** -0.5 if scale is None else scale
-    if q_BSHK.shape[1] * k_BUHK.shape[1] >= LARGE and _on_one_cpu():
+    if is_fast(q_BSHK, k_BUHK, mask, bias) and not _plain.get():
+        return fast_attend(q_BSHK, k_BUHK, v_BUHK, mask, scale, block)
+    if q_BSHK.shape[1] * k_BUHK.shape[1] >= LARGE and _on_one_cpu() and not _plain.get():
         return _attend_by_heads(q_BSHK, k_BUHK, v_BUHK, mask, bias, scale)
     logits = jnp.einsum("bshk,buhk->bhsu", q_BSHK * scale, k_BUHK, preferred_element_type=jnp.float32)
     return jnp.einsum("bhsu,buhk->bshk", _weights(logits, mask, bias).astype(v_BUHK.dtype), v_BUHK)
@@ -39,7 +59,7 @@ def _weights(logits: jax.Array, mask: jax.Array | None, bias: jax.Array | None) 
 
 
 def _on_one_cpu() -> bool:
-    return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size < 2
+    return platform() == "cpu" and device_count() == 1
 
 
 def _attend_by_heads(q_BSHK, k_BUHK, v_BUHK, mask, bias, scale) -> jax.Array:
@@ -87,9 +107,9 @@ class Attention(nnx.Module):
     """
 
     def __init__(self, embed_dim: int, heads: int, head_dim: int, *, context_dim: int | None = None,
-                 qk_norm: bool = False, scale: float | None = None, rngs: nnx.Rngs):
+                 qk_norm: bool = False, scale: float | None = None, block: int = 512, rngs: nnx.Rngs):
         inner = heads * head_dim
-        self.heads, self.head_dim, self.scale = heads, head_dim, scale
+        self.heads, self.head_dim, self.scale, self.block = heads, head_dim, scale, block
         spread = 1.0 if scale is None else 1 / (head_dim * scale**2)  # the logits begin with variance 1 at any scale
         self.query = kernel(rngs, (embed_dim, inner), ("embed", "joined_kv"), spread)
         self.key = kernel(rngs, (context_dim or embed_dim, inner), ("embed", "joined_kv"))
@@ -98,13 +118,14 @@ class Attention(nnx.Module):
         self.query_norm = RMSNorm(head_dim, axis="kv") if qk_norm else None
         self.key_norm = RMSNorm(head_dim, axis="kv") if qk_norm else None
 
-    def _heads(self, x: jax.Array, matrix: nnx.Param) -> jax.Array:
-        return project(x, matrix).reshape(*x.shape[:-1], self.heads, self.head_dim)
+    def _heads(self, x: jax.Array, matrix: nnx.Param, length: str | None) -> jax.Array:
+        heads = project(x, matrix).reshape(*x.shape[:-1], self.heads, self.head_dim)
+        return constrain(heads, "batch", length, "heads", "kv")
 
     def read(self, context_BUE: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [B, U, H, K] of what is attended to."""
-        k = self._heads(context_BUE, self.key)
-        return k if self.key_norm is None else self.key_norm(k), self._heads(context_BUE, self.value)
+        """Keys and values [B, U, H, K] of what is attended to; whole on each device along U, however long."""
+        k = self._heads(context_BUE, self.key, None)
+        return k if self.key_norm is None else self.key_norm(k), self._heads(context_BUE, self.value, None)
 
     def __call__(self, x_BSD: jax.Array, context: tuple[jax.Array, jax.Array] | None = None, *,
                  mask: jax.Array | None = None, bias: jax.Array | None = None, positions_S: jax.Array | None = None,
@@ -115,7 +136,7 @@ class Attention(nnx.Module):
         past: keys and values [B, P, H, K] of what came before, not yet rotated. They are attended to as well (mask is
         [..., S, P + S], positions_S [P + S]), and the last P of all are returned beside the result.
         """
-        q = self._heads(x_BSD, self.query)
+        q = self._heads(x_BSD, self.query, "length")
         if self.query_norm is not None:
             q = self.query_norm(q)
         k, v = self.read(x_BSD) if context is None else context
@@ -125,6 +146,6 @@ class Attention(nnx.Module):
             present = tuple(x[:, x.shape[1] - old.shape[1]:] for x, old in zip((k, v), past))
         if positions_S is not None:
             q, k = rotary(q, positions_S[-q.shape[1]:]), rotary(k, positions_S)
-        out = attend(q, k, v, mask=mask, bias=bias, scale=self.scale)
+        out = attend(q, k, v, mask=mask, bias=bias, scale=self.scale, block=self.block)
         out = project(out.reshape(*x_BSD.shape[:-1], -1), self.out)
         return out if past is None else (out, present)

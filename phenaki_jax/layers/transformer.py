@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import Attention, RMSNorm
+from phenaki_jax.layers.fast_attention import KEPT, LANES
 from phenaki_jax.layers.products import kernel, project
+from phenaki_jax.parallel import constrain
 
 
 class Mlp(nnx.Module):
@@ -24,7 +27,7 @@ class Mlp(nnx.Module):
         hidden = self.activation(project(x, self.wi))
         if self.gate is not None:
             hidden = hidden * project(x, self.gate)
-        return project(hidden, self.wo)
+        return project(constrain(hidden, "batch", "length", "mlp"), self.wo)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -44,11 +47,11 @@ class Layer(nnx.Module):
     def __init__(self, embed_dim: int, heads: int, mlp_dim: int, *, head_dim: int | None = None,
                  context_dim: int | None = None, factorised: bool = False, qk_norm: bool = False,
                  scale: float | None = None, activation: Callable = jax.nn.gelu, gated: bool = False,
-                 dropout_rate: float = 0.0, rngs: nnx.Rngs):
+                 dropout_rate: float = 0.0, block: int = 512, rngs: nnx.Rngs):
         head_dim = head_dim or embed_dim // heads
         self.dropout_rate = dropout_rate
         self.attention_norm = RMSNorm(embed_dim)
-        self.attention = Attention(embed_dim, heads, head_dim, qk_norm=qk_norm, scale=scale, rngs=rngs)
+        self.attention = Attention(embed_dim, heads, head_dim, qk_norm=qk_norm, scale=scale, block=block, rngs=rngs)
         self.time_norm = RMSNorm(embed_dim) if factorised else None
         self.time = Attention(embed_dim, heads, head_dim, qk_norm=qk_norm, rngs=rngs) if factorised else None
         self.cross_norm = RMSNorm(embed_dim) if context_dim else None
@@ -74,17 +77,22 @@ class Layer(nnx.Module):
             y = self.attention(y, mask=mask, bias=bias, positions_S=positions_S)
         else:
             y, present = self.attention(y, mask=mask, bias=bias, positions_S=positions_S, past=past)
-        x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[0])
+        x_BSD = laid_out(x_BSD + dropout(y, self.dropout_rate, keys[0]))
         if self.time is not None:
             steps_S = jnp.arange(grid[0] + (0 if past is None else past[0].shape[1]))
             y = in_time(lambda z: self.time(z, mask=mask, positions_S=steps_S, past=past), self.time_norm(x_BSD), grid)
             y, present = (y, None) if past is None else y
-            x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[1])
+            x_BSD = laid_out(x_BSD + dropout(y, self.dropout_rate, keys[1]))
         if self.cross is not None:
             y = self.cross(self.cross_norm(x_BSD), context, mask=context_mask)
-            x_BSD = x_BSD + dropout(y, self.dropout_rate, keys[2])
-        x_BSD = x_BSD + dropout(self.mlp(self.mlp_norm(x_BSD)), self.dropout_rate, keys[3])
+            x_BSD = laid_out(x_BSD + dropout(y, self.dropout_rate, keys[2]))
+        x_BSD = laid_out(x_BSD + dropout(self.mlp(self.mlp_norm(x_BSD)), self.dropout_rate, keys[3]))
         return x_BSD if past is None else (x_BSD, present)
+
+
+def laid_out(x_BSD: jax.Array) -> jax.Array:
+    """A sequence's features where the mesh wants them."""
+    return constrain(x_BSD, "batch", "length", "features")
 
 
 def in_space(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
@@ -102,11 +110,29 @@ def in_time(function: Callable, x_BSD: jax.Array, grid: tuple[int, int, int]):
     return (x, *beside) if beside else x
 
 
+# What a layer keeps for its gradient, by the value of a model's `remat`; all else is made anew.
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # results of its projections and of its attention
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(KEPT)),
+}
+
+
+def check_computing(section: str, remat: str | bool, block: int) -> None:
+    """Raises: UserError where a config's fields of how its layers are computed are none."""
+    if remat not in (*REMAT, True, False):
+        raise UserError(f"{section}.remat={remat!r} is unknown; it is one of {', '.join(REMAT)}")
+    if block < LANES or block % LANES:
+        raise UserError(f"{section}.attention_block={block} must be a multiple of {LANES}")
+
+
 class Stack(nnx.Module):
     """`layers` equal layers and a last norm. Parameters carry a leading 'layers' axis and are scanned over."""
 
-    def __init__(self, layers: int, *args, remat: bool = False, unroll: bool = False, rngs: nnx.Rngs, **kwargs):
-        self.count, self.remat, self.unroll = layers, remat, unroll
+    def __init__(self, layers: int, *args, remat: str | bool = "none", unroll: bool = False, rngs: nnx.Rngs, **kwargs):
+        self.count, self.unroll = layers, unroll
+        self.remat = {True: "full", False: "none"}.get(remat, remat)  # as runs had it before there were several
         make = nnx.vmap(lambda r: Layer(*args, rngs=r, **kwargs), transform_metadata={nnx.PARTITION_NAME: "layers"})
         self.layers = make(rngs.split(layers))
         self.norm = RMSNorm(args[0])
@@ -129,8 +155,8 @@ class Stack(nnx.Module):
             result = nnx.merge(graphdef, layer)(x, context=context, past=past, key=layer_key, **kwargs)
             return (result, None) if past is None else result
 
-        if self.remat:
-            body = jax.checkpoint(body)
+        if self.remat != "none":  # a scan keeps what is made anew from being taken for what was made before
+            body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=self.unroll)
         x_BSD, present = self._scan(body, x_BSD, (params, jnp.arange(self.count), context, past))
         x_BSD = self.norm(x_BSD)
         return x_BSD if past is None else (x_BSD, present)

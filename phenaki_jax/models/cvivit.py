@@ -13,7 +13,7 @@ from flax import nnx
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.positions import GridPositions, grid_places
 from phenaki_jax.layers.products import kernel, project
-from phenaki_jax.layers.transformer import Stack, in_space, in_time
+from phenaki_jax.layers.transformer import Stack, check_computing, in_space, in_time
 from phenaki_jax.models.codes import bit_groups, code_bits
 from phenaki_jax.models.quantizers import Quantized, make_quantizer, swap_codes
 from phenaki_jax.models.stem import Head, Stem, from_patches, to_patches
@@ -46,7 +46,8 @@ class CViViTConfig:
     stem: channels of the convolutions between pixels and patches, finest first; () for linear patches. Their last
       level has cells of half a patch, each one before of half that; see `Stem`. stem_blocks: residual blocks a level.
     stem_frames: frames that each convolution sees, its own and those before it; 1 for convolutions in space alone.
-    qk_norm: normalise queries and keys. unroll, remat: how the layers' scan is compiled.
+    qk_norm: normalise queries and keys. unroll: the layers' scan. remat: what a layer keeps for its gradient, a name of
+      `transformer.REMAT`. attention_block: positions that a TPU's attention takes at a time, at most.
     dtype: of activations, 'float32' or 'bfloat16'; parameters are float32.
     matmul_precision: of products of float32, as JAX calls it: 'bfloat16' rounds their factors (sums stay float32),
       'float32' is exact also where the hardware's own way is not, and 'default' leaves it to JAX and the hardware.
@@ -81,11 +82,13 @@ class CViViTConfig:
     rotary: bool = False
     qk_norm: bool = False
     unroll: bool = False
-    remat: bool = False
+    remat: str = "none"
+    attention_block: int = 512
     dtype: str = "float32"
     matmul_precision: str = "default"
 
     def __post_init__(self):
+        check_computing("tokenizer", self.remat, self.attention_block)
         if len(self.patch) != 3 or min(self.patch) < 1:
             raise UserError(f"tokenizer.patch={self.patch} must be frames, rows and columns, each at least 1")
         if self.heads < 1 or self.embed_dim % (2 * self.heads):
@@ -182,7 +185,8 @@ class FactorisedTransformer(nnx.Module):
     def __init__(self, config: CViViTConfig, *, time_first: bool, rngs: nnx.Rngs):
         self.config, self.time_first = config, time_first
         args = (config.embed_dim, config.heads, config.mlp_dim)
-        options = dict(qk_norm=config.qk_norm, unroll=config.unroll, remat=config.remat, rngs=rngs)
+        options = dict(qk_norm=config.qk_norm, unroll=config.unroll, remat=config.remat,
+                       block=config.attention_block, rngs=rngs)
         self.positions = GridPositions(config.grid[1:], config.embed_dim, stretch=True, rngs=rngs)
         if config.blocks == "interleaved":
             self.blocks = Stack(config.spatial_layers, *args, factorised=True, **options)

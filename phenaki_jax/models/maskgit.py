@@ -12,11 +12,12 @@ from flax import nnx
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.positions import GridPositions, grid_places
 from phenaki_jax.layers.products import kernel, project
-from phenaki_jax.layers.transformer import Stack
+from phenaki_jax.layers.transformer import Stack, check_computing, laid_out
 from phenaki_jax.models.codes import split_tokens
 from phenaki_jax.models.conditions import Conditions, check_conditions
 from phenaki_jax.models.stem import to_patches
 from phenaki_jax.models.t5 import T5Config, T5Encoder
+from phenaki_jax.parallel import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class MaskGITConfig:
       and columns; 0 for none. What continues or repeats a neighbour is then a linear map, not a thing to search for.
     rotary: turn queries and keys by their place in time, rows and columns, beside the learned positions.
     attention: 'full' over all tokens (the paper), or 'factorised' in space and time.
+    unroll, remat, attention_block: how layers are computed, as of a `CViViTConfig`.
     """
     codebook_size: int
     grid: tuple[int, int, int]
@@ -55,10 +57,12 @@ class MaskGITConfig:
     dropout: float = 0.0
     qk_norm: bool = False
     unroll: bool = False
-    remat: bool = False
+    remat: str = "none"
+    attention_block: int = 512
     dtype: str = "float32"
 
     def __post_init__(self):
+        check_computing("generator", self.remat, self.attention_block)
         check_conditions(self.conditions)
         if self.attention not in ("full", "factorised"):
             raise UserError(f"generator.attention={self.attention!r} is unknown; it is one of full, factorised")
@@ -122,7 +126,7 @@ class CodeTable(nnx.Module):
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """int32 [..., slots] -> [..., slots, K]."""
-        return self()[np.arange(tokens.shape[-1]), tokens]
+        return constrain(self(), None, "vocab", "features")[np.arange(tokens.shape[-1]), tokens]
 
 
 def surroundings(x_BTHWK: jax.Array, group: tuple[int, int]) -> jax.Array:
@@ -149,7 +153,7 @@ class FactorTable(nnx.Module):
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
         """int32 [..., slots] -> [..., slots, K]."""
-        table, slots = self.own[...], np.arange(tokens.shape[-1])
+        table, slots = constrain(self.own[...], None, "vocab", "features"), np.arange(tokens.shape[-1])
         first = np.cumsum((0, *self.factors[:-1]))
         digits = split_tokens(jnp.where(tokens < self.size, tokens, 0), self.factors) + first
         vectors = jnp.sum(table[slots[:, None], digits], axis=-2)
@@ -198,7 +202,8 @@ class TokenTransformer(nnx.Module):
         self.conditions = Conditions(config.conditions, D, rngs=rngs) if config.conditions else None
         self.stack = Stack(config.layers, D, config.heads, config.mlp_dim, context_dim=E or None,
                            factorised=config.attention == "factorised", qk_norm=config.qk_norm,
-                           dropout_rate=config.dropout, unroll=config.unroll, remat=config.remat, rngs=rngs)
+                           dropout_rate=config.dropout, unroll=config.unroll, remat=config.remat,
+                           block=config.attention_block, rngs=rngs)
 
     def _table(self, slots: int, features: int, std: float, rngs: nnx.Rngs) -> "CodeTable | FactorTable":
         config = self.config
@@ -255,7 +260,8 @@ class TokenTransformer(nnx.Module):
         if told is not None and told.conditions is not None:
             x = x + told.conditions[:, None, None, None, :]
         places = grid_places(grid[1:] if config.attention == "factorised" else grid)
-        return self.stack(x.reshape(B, -1, D).astype(config.dtype), context=context, context_mask=mask, grid=grid,
+        x = laid_out(x.reshape(B, -1, D).astype(config.dtype))
+        return self.stack(x, context=context, context_mask=mask, grid=grid,
                           positions_S=jnp.asarray(places) if config.rotary else None, key=key)
 
     def ungroup(self, x: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
@@ -282,7 +288,7 @@ class MaskGIT(TokenTransformer):
         """
         x = self.features(tokens_BTHW, told, key=key)
         logits = project(x, self.head().reshape(-1, x.shape[-1]).T).astype(jnp.float32)
-        logits = logits + self.head_bias[...].reshape(-1)
+        logits = constrain(logits + self.head_bias[...].reshape(-1), "batch", "length", "vocab")
         return self.ungroup(logits, tokens_BTHW.shape[1:])
 
 

@@ -1,17 +1,20 @@
 """The device mesh and the one table that lays logical axes on it."""
 
-from phenaki_jax.parallel.compilation import enable_compilation_cache, free_unused_memory, product_flops
-from phenaki_jax.parallel.mesh import AXES, make_mesh
+from phenaki_jax.parallel.compilation import enable_compilation_cache, flops_of, free_unused_memory, product_flops
+from phenaki_jax.parallel.mesh import AXES, device_count, make_mesh, platform
 from phenaki_jax.parallel.rules import RULES, constrain, partition_spec, shard_batch, sharding, tree_shardings
 
 __all__ = [
     "AXES",
     "RULES",
     "constrain",
+    "device_count",
     "enable_compilation_cache",
+    "flops_of",
     "free_unused_memory",
     "make_mesh",
     "partition_spec",
+    "platform",
     "product_flops",
     "shard_batch",
     "sharding",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from phenaki_jax.errors import UserError
@@ -18,7 +19,10 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     sizes: ``config.mesh``; devices along each axis, an absent one is 1, and one of them may be -1: all that are left.
     devices: those to use (default: every device of every process).
 
-    Raises: UserError where the sizes do not use the devices exactly.
+    Of several TPU slices, between which the network is slow, each has the same share of the rows of `data`; all other
+    axes lie within a slice.
+
+    Raises: UserError where the sizes do not use the devices exactly, or data does not divide into the slices.
     """
     if devices is None:
         devices = jax.devices()
@@ -40,7 +44,27 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             f"The mesh ({given}) uses {fixed} devices, but there are {len(devices)}; set mesh.data=-1 to use the rest."
         )
     sizes_of_axes = tuple(shape[axis] for axis in AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
+    if slices > 1:
+        if shape["data"] % slices:
+            raise UserError(f"mesh.data is {shape['data']}, but there are {slices} slices; make it a multiple of that, "
+                            "for between slices nothing but rows is divided.")
+        inside = (shape["data"] // slices, *sizes_of_axes[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     if all(device.platform == "cpu" for device in devices):
         grid = np.asarray(devices).reshape(sizes_of_axes)  # a CPU has no topology to respect
         return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     return jax.make_mesh(sizes_of_axes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def platform() -> str:
+    """What a program is being traced for: "cpu", "gpu" or "tpu", of the devices of the mesh that ``jax.set_mesh`` has
+    set, else of JAX's default ones."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def device_count() -> int:
+    """Devices of the mesh that ``jax.set_mesh`` has set; without one, 1."""
+    return jax.sharding.get_abstract_mesh().size or 1

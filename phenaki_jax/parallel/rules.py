@@ -12,11 +12,12 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 # Logical axis -> mesh axes, in the order in which they are taken. A mesh axis serves one dimension of an array, the
-# first that asks: in [batch, length, embed] the batch has taken fsdp, so embed is whole; in a kernel embed gets it.
+# first that asks. A parameter's width is "embed", which fsdp divides; an activation's is "features", which stays whole.
 RULES: dict[str, tuple[str, ...]] = {
     # activations
     "batch": ("data", "fsdp"),
     "length": ("sequence",),
+    "features": (),
     "frames": (),
     "time": (),
     "rows": (),
@@ -77,9 +78,9 @@ def tree_shardings(mesh: Mesh | AbstractMesh, tree: Any, axes: Any) -> Any:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Lay an activation on the mesh that ``jax.set_mesh`` has set, by its logical axes; without a mesh, x itself."""
+    """Lay an activation on the mesh that ``jax.set_mesh`` has set, by its logical axes; x itself on one device."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(mesh, axes, x.shape))
 

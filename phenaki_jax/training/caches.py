@@ -19,7 +19,8 @@ from phenaki_jax.models.build import tokenizer_config
 # Fields of a tokenizer that leave its tokens' meaning and its arrays as they are.
 FREE_TOKENIZER_FIELDS = ("tokenizer.frames", "tokenizer.commitment", "tokenizer.kmeans_start", "tokenizer.gradient",
                          "tokenizer.entropy_weight", "tokenizer.diversity", "tokenizer.inverse_temperature",
-                         "tokenizer.code_noise", "tokenizer.dtype", "tokenizer.unroll", "tokenizer.remat")
+                         "tokenizer.code_noise", "tokenizer.dtype", "tokenizer.unroll", "tokenizer.remat",
+                         "tokenizer.attention_block")
 ROUNDING = ("tokenizer.dtype",)  # of these, what may still turn one token into its neighbour
 
 WHAT_DIFFERS = {  # in a cache's index -> what to say of it

@@ -25,15 +25,16 @@ from phenaki_jax.training.caches import FREE_TOKENIZER_FIELDS, check_caches
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.start import begin_with, starting_arrays
-from phenaki_jax.training.state import abstract_state, create_state, make_step, place_frozen
+from phenaki_jax.training.state import abstract_state, create_state, jit_step, place_frozen
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
                "data.data_dir", "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache",
-               "sampling.", "train.init_from")
+               "sampling.", "train.init_from", "tokenizer.remat", "tokenizer.attention_block", "generator.remat",
+               "generator.attention_block", "critic.remat", "critic.attention_block")
 
 # Of a generator's run, what a critic over it may have otherwise: how it is computed, and where its encoder lies.
-FREE_GENERATOR_FIELDS = ("dtype", "remat", "unroll", "dropout", "path", "cache")
+FREE_GENERATOR_FIELDS = ("dtype", "remat", "attention_block", "unroll", "dropout", "path", "cache")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def train(
     mesh = make_mesh(config.mesh, devices)
     frozen = frozen_arrays(config, workdir, steps_saved)
     check_caches(config, frozen.get("tokenizer", frozen))
-    stage = (make_stage or _stage_by_name(config.stage))(config, frozen)
+    stage = (make_stage or stage_by_name(config.stage))(config, frozen)
     optimizer, schedule = make_optimizer(config, stage.axes, stage.aids)
     loader = (make_loader or data_loader)(config, train=True)
     (make_loader or data_loader)(config, train=False)  # whether there is what samples will show
@@ -111,7 +112,7 @@ def train(
         places = jax.tree.map(lambda x: x.sharding, state)
         if is_main:
             media.write_text(workdir / configs.RUN_CONFIG, configs.to_json(config))
-        step_fn = jax.jit(make_step(stage, optimizer, schedule, config), donate_argnums=0, out_shardings=(places, None))
+        step_fn = jit_step(stage, optimizer, schedule, config, places)
 
         later = [phase for phase in configs.mixtures(config) if phase[0] > start]
         for first, _ in later:  # whether its batches fit the mesh and the step is known before anything is spent
@@ -305,7 +306,8 @@ def check_vocabulary(config, tokenizer_config, where: str) -> None:
         )
 
 
-def _stage_by_name(name: str) -> Callable[..., Stage]:
+def stage_by_name(name: str) -> Callable[..., Stage]:
+    """The `make_stage` of a stage's module."""
     return importlib.import_module(f"phenaki_jax.training.{name}_stage").make_stage
 
 

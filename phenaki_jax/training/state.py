@@ -178,3 +178,8 @@ def make_step(
         return TrainState(state.step + 1, params, ema, opt_state, variables, state.frozen, state.given), metrics
 
     return step
+
+
+def jit_step(stage: Stage, optimizer: optax.GradientTransformation, schedule: Callable, config, places: Tree):
+    """`make_step`, jitted as training runs it: the state is given away, and the new one lies where the old one lay."""
+    return jax.jit(make_step(stage, optimizer, schedule, config), donate_argnums=0, out_shardings=(places, None))
