@@ -25,8 +25,10 @@ def quickstart(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def train(options: argparse.Namespace, overrides: Overrides) -> int:
     config = configs.load_config(options.config, _typed(options.config, overrides))
+    from phenaki_jax.parallel import join_processes
     from phenaki_jax.training import loop
 
+    join_processes()
     return 0 if loop.train(config, options.workdir).finished else STOPPED
 
 

@@ -2,6 +2,7 @@
 
 from phenaki_jax.parallel.compilation import enable_compilation_cache, flops_of, free_unused_memory, product_flops
 from phenaki_jax.parallel.mesh import AXES, device_count, make_mesh, platform
+from phenaki_jax.parallel.processes import join_processes
 from phenaki_jax.parallel.rules import RULES, constrain, partition_spec, shard_batch, sharding, tree_shardings
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "enable_compilation_cache",
     "flops_of",
     "free_unused_memory",
+    "join_processes",
     "make_mesh",
     "partition_spec",
     "platform",

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -106,7 +107,8 @@ def abstract_state(
 
 def place_frozen(frozen: Tree, places: Tree) -> Tree:
     """Copies, because the step is given its state for good and the caller may still need these."""
-    return jax.tree.map(lambda x, place: jax.device_put(x, place, may_alias=False), frozen, places)
+    return jax.tree.map(  # by way of NumPy: one of the devices may own the array, and would share it all the same
+        lambda x, place: jax.device_put(np.asarray(x), place, may_alias=False), frozen, places)
 
 
 def create_state(

@@ -1,8 +1,9 @@
 """A stage of a few hundred parameters and a loader of noise, for tests of what surrounds a model.
 
-Run as a program it trains in a folder: ``python tiny_run.py WORKDIR STEPS``, slowed by $TINY_DELAY seconds a batch.
+Run as a program it trains in a folder: ``python tiny_run.py WORKDIR STEPS``, slowed by $TINY_DELAY seconds a batch, on one device or, with TINY_DEVICES=all, on all devices of all processes.
 """
 
+import json
 import os
 import sys
 import time
@@ -90,7 +91,9 @@ class TinyLoader:
         rng = np.random.default_rng([self.config.seed, step, int(self.train)])
         color = rng.integers(0, 256, (self.config.batch_size, 1, 1, 1, 3))
         video = np.clip(color + rng.integers(-20, 20, (self.config.batch_size, 3, 4, 4, 3)), 0, 255)
-        return {"video": {"video": video.astype(np.uint8)}}
+        share = self.config.batch_size // jax.process_count()
+        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        return {"video": {"video": video.astype(np.uint8)[mine]}}
 
     def iterate(self, start_step: int = 0):
         step = start_step
@@ -101,13 +104,19 @@ class TinyLoader:
 
 
 if __name__ == "__main__":
+    from phenaki_jax.parallel import join_processes
     from phenaki_jax.training.loop import train
+
+    join_processes()
 
     def slow_loader(config, train):
         return TinyLoader(config, train, float(os.environ.get("TINY_DELAY", 0)))
 
+    config = tiny_config(int(sys.argv[2]))
+    config.optimizer.decay_steps = int(os.environ.get("TINY_DECAY", 0))
+    config.mesh.update(json.loads(os.environ.get("TINY_MESH", "{}")))
     result = train(
-        tiny_config(int(sys.argv[2])), sys.argv[1], make_stage=tiny_stage, make_loader=slow_loader, tensorboard=False,
-        devices=jax.devices()[:1],
+        config, sys.argv[1], make_stage=tiny_stage, make_loader=slow_loader, tensorboard=False,
+        devices=None if os.environ.get("TINY_DEVICES") == "all" else jax.devices()[:1],
     )
     sys.exit(0 if result.finished else 143)
