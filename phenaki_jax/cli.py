@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import shutil
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ def train(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax.training import loop
 
     join_processes()
-    return 0 if loop.train(config, options.workdir).finished else STOPPED
+    result = loop.train(config, options.workdir)
+    return 0 if result.finished or result.signal == signal.SIGTERM else STOPPED  # told to make room, and saved: all well
 
 
 def _typed(source: str, overrides: Overrides) -> dict[str, Any]:

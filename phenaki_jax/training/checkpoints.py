@@ -5,14 +5,21 @@ is what only a resumed run needs (step, params, optimizer, what belongs to train
 without its optimizer or its discriminator. Arrays that lie elsewhere (`Stage.given`) are in neither.
 """
 
+import contextlib
 import dataclasses
+import json
 import logging
+import shutil
+import threading
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from phenaki_jax import media
 from phenaki_jax.config import read_run_config
 from phenaki_jax.errors import UserError
 from phenaki_jax.models.tree import ARRAYS
@@ -20,6 +27,8 @@ from phenaki_jax.training.state import TrainState, path_name
 
 FOLDER = "checkpoints"
 ITEMS = ("model", "training")
+SEAL = "seal.json"
+PATIENCE = 600.0  # seconds
 Tree = Any
 
 
@@ -95,29 +104,86 @@ def check_same(saved: dict[str, Any], wanted: dict[str, Any], where: str) -> Non
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder, for the loop."""
+    """The checkpoints of one run's folder, for the loop.
 
-    def __init__(self, workdir: str | Path, keep: int = 2):
-        """keep: how many of the latest to keep."""
-        ocp = _ocp()
+    Each has a seal, seal.json: the size and the CRC-32 of every file, written before the whole gets its name. By it a
+    checkpoint that a disk has changed since is known (`sound_steps`).
+    """
+
+    def __init__(self, workdir: str | Path, keep: int = 2, patience: float = PATIENCE,
+                 say: Callable[[str], None] = print):
+        """keep: how many of the latest to keep. patience: seconds that writing one may take before `say` is told."""
         self.folder = Path(workdir).absolute() / FOLDER
-        self.manager = ocp.CheckpointManager(
+        self._keep, self._patience, self._say = keep, patience, say
+        self._writing: int | None = None  # the step that is being written, or was last
+        self._timer: threading.Timer | None = None
+        self.manager = self._open()
+
+    def _open(self):
+        ocp = _ocp()
+        return ocp.CheckpointManager(
             self.folder,
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal)),
         )
+
+    def _seal(self) -> None:
+        """Called in the background, when all files are written and the folder has not got its name yet."""
+        if jax.process_index() == 0:
+            for folder in self.folder.glob(f"{self._writing}.*"):
+                write_seal(folder)
+        if self._timer:
+            self._timer.cancel()
 
     def latest(self) -> int | None:
         """The last complete checkpoint's step, or None."""
         return self.manager.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
-        """Copy the state and write it in the background; a crash leaves the last complete checkpoint as it was."""
+        """Copy the state and write it in the background; a crash leaves the last complete checkpoint as it was.
+
+        One that could not be written, such as on a full disk, is told of, and the run goes on: the next may be.
+        """
         if step == self.latest():
             return
         ocp = _ocp()
+        self._settle()
+        self._writing = step
+        self._timer = threading.Timer(self._patience, self._say, [
+            f"checkpoint {step} has been being written for {self._patience:g} seconds; {self.folder} may be stuck"])
+        self._timer.daemon = True
+        self._timer.start()
         items = _items(state)
-        self.manager.save(step, args=ocp.args.Composite(**{k: ocp.args.StandardSave(v) for k, v in items.items()}))
+        try:
+            self.manager.save(step, args=ocp.args.Composite(**{k: ocp.args.StandardSave(v) for k, v in items.items()}))
+        except Exception as error:  # noqa: BLE001  a disk's errors come in many kinds
+            self._lost(step, error)
+
+    def _settle(self) -> bool:
+        """Waits for what is being written; whether it was."""
+        try:
+            self.manager.wait_until_finished()
+            return True
+        except Exception as error:  # noqa: BLE001
+            self._lost(self._writing, error)
+            return False
+
+    def _lost(self, step: int | None, error: Exception) -> None:
+        """Tells of a checkpoint that could not be written, and makes ready for the next."""
+        if self._timer:
+            self._timer.cancel()
+        if jax.process_count() > 1:
+            raise error  # who knows what the others have
+        with contextlib.suppress(Exception):
+            self.manager.close()
+        for part in self.folder.glob(f"{step}.*"):
+            shutil.rmtree(part, ignore_errors=True)
+        self.manager = self._open()
+        good = self.latest()
+        self._say(f"checkpoint {step} could not be written ({' '.join(str(error).split())[:300]}); the last good one is "
+                  f"{'none' if good is None else good}, and the run goes on")
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state of a step, each array where ``abstract`` (shapes with shardings) wants it, on whatever mesh.
@@ -149,13 +215,83 @@ class Checkpoints:
             given=abstract.given,
         )
 
-    def wait(self) -> None:
-        """Until everything is on the disk."""
-        self.manager.wait_until_finished()
+    def wait(self) -> bool:
+        """Until everything is on the disk; whether it is."""
+        return self._settle()
 
-    def close(self) -> None:
-        self.manager.wait_until_finished()
+    def close(self) -> bool:
+        """Waits as `wait`, and ends."""
+        written = self._settle()
         self.manager.close()
+        return written
+
+
+def write_seal(folder: Path) -> None:
+    """Notes what is in a finished checkpoint's folder."""
+    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, _crc(path)]
+             for item in ITEMS for path in sorted((folder / item).rglob("*")) if path.is_file()}
+    media.write_text(folder / SEAL, json.dumps({"crc32": files}) + "\n")
+
+
+def damage(folder: Path, items: Sequence[str] = ITEMS) -> str:
+    """What of a checkpoint is not as it was sealed, in a few words; "" where all is, or there is no seal to tell."""
+    if not (folder / SEAL).is_file():
+        return ""
+    try:
+        files = json.loads((folder / SEAL).read_text())["crc32"]
+    except (ValueError, KeyError, OSError):
+        return f"{SEAL} is unreadable"
+    for name, (size, crc) in files.items():
+        path = folder / name
+        if name.partition("/")[0] not in items:
+            continue
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size or _crc(path) != crc:
+            return f"{name} is not what was written"
+    return ""
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with open(path, "rb") as file:
+        while part := file.read(1 << 22):
+            value = zlib.crc32(part, value)
+    return value
+
+
+def sound_steps(workdir: str | Path, say: Callable[[str], None] = print) -> list[int]:
+    """As `checkpoint_steps`, of which the last is sound: damaged ones after it are moved to the run's folder damaged/.
+
+    Raises: UserError where there are some and none of them is sound.
+    """
+    while steps := checkpoint_steps(workdir):
+        folder = Path(workdir) / FOLDER / str(steps[-1])
+        what = damage(folder) if jax.process_index() == 0 else ""
+        if jax.process_count() > 1:  # the first one looks, and all go by it
+            what = _agree(what)
+        if not what:
+            return steps
+        if len(steps) == 1:
+            raise UserError(f"The only checkpoint of {str(workdir)!r}, {folder.name}, is damaged ({what}); begin anew in "
+                            "another --workdir, or put an undamaged copy in its place.")
+        if jax.process_index() == 0:
+            aside = Path(workdir) / "damaged" / f"{folder.name}-{len(list((Path(workdir) / 'damaged').glob('*')))}"
+            aside.parent.mkdir(exist_ok=True)
+            folder.rename(aside)
+            say(f"checkpoint {folder.name} is damaged ({what}) and lies in {aside} now; the run goes on from step "
+                f"{steps[-2]}")
+        if jax.process_count() > 1:
+            _agree("")
+    return []
+
+
+def _agree(text: str) -> str:
+    """The first process's text, in all of them."""
+    from jax.experimental import multihost_utils
+    data = np.zeros(256, np.uint8)
+    data[:len(text.encode()[:256])] = list(text.encode()[:256])
+    return bytes(multihost_utils.broadcast_one_to_all(data)).rstrip(b"\0").decode("utf-8", "ignore")
 
 
 def checkpoint_steps(path: str | Path) -> list[int]:
@@ -180,6 +316,8 @@ def load_run(path: str | Path, step: int | None = None) -> Run:
         raise UserError(f"{str(path)!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
     ocp = _ocp()
     folder = Path(path).absolute() / FOLDER / str(step) / "model"
+    if what := damage(folder.parent, ("model",)):
+        raise UserError(f"Checkpoint {step} of {str(path)!r} is damaged ({what}); use another step, or a copy of it.")
     with ocp.StandardCheckpointer() as checkpointer:
         saved = dict(checkpointer.metadata(folder).item_metadata.tree)
         target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}

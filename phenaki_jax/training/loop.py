@@ -4,8 +4,6 @@ import dataclasses
 import importlib
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,7 @@ from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.start import begin_with, starting_arrays
 from phenaki_jax.training.state import abstract_state, create_state, jit_step, place_frozen
+from phenaki_jax.training.stop import Stop
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
@@ -39,11 +38,13 @@ FREE_GENERATOR_FIELDS = ("dtype", "remat", "attention_block", "unroll", "dropout
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a call of train ended. step: updates done; finished: whether these are all; metrics: the last logged."""
+    """How a call of train ended. step: updates done; finished: whether these are all; metrics: the last logged; signal:
+    the one that ended it, if one did."""
 
     step: int
     finished: bool
     metrics: dict[str, float]
+    signal: int | None = None
 
 
 def train(
@@ -60,7 +61,8 @@ def train(
     make_stage(config, frozen) -> Stage and make_loader(config, train=bool) -> an object with ``batch(step)`` and
     ``iterate(start_step)`` replace the ones that the config names; devices: those of the mesh (default: all);
     tensorboard: also write TensorBoard events, which imports TensorFlow.
-    A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False.
+    A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False. A checkpoint that was damaged on the disk
+    is set aside for the one before it; a full disk is told of and does not end a run, unless at its end.
 
     A logged line has the means over the steps since the last one (`metrics.means`). Where ``data.schedule`` begins
     another phase, batches have other streams: the step is compiled once more, lines have other names from there on, and
@@ -77,7 +79,7 @@ def train(
     is_main = jax.process_index() == 0
 
     # ---------------------------------------------------------------- the folder: new, resumed, finished or another's
-    steps_saved = ckpt.checkpoint_steps(workdir)
+    steps_saved = ckpt.sound_steps(workdir)
     _check_folder(config, workdir, steps_saved)
     if steps_saved and steps_saved[-1] >= total:
         last = _last_metrics(workdir)
@@ -96,7 +98,7 @@ def train(
 
     # ---------------------------------------------------------------- the state: born or restored on the mesh
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = ckpt.Checkpoints(workdir, keep=config.train.keep)
+    checkpoints = ckpt.Checkpoints(workdir, config.train.keep, config.train.get("save_patience", ckpt.PATIENCE), _print)
     with jax.set_mesh(mesh):
         if steps_saved:
             start = steps_saved[-1]
@@ -148,7 +150,7 @@ def train(
     pending: tuple[int, list] | None = None
     finished_step, failed = start, None
     progress.update(start)
-    with jax.set_mesh(mesh), _Stop() as stop:
+    with jax.set_mesh(mesh), Stop() as stop:
         batches = loader.iterate(start)
         batch = shard_batch(mesh, next(batches))
         for step in range(start + 1, total + 1):
@@ -192,11 +194,11 @@ def train(
                 pending = None
             if saving:
                 _check_finite(config, step, report.means([values]))
+                if not is_main or _written("window.json", lambda: window.save(step)):
+                    checkpoints.save(step, state)
                 if is_main:
-                    window.save(step)
-                checkpoints.save(step, state)
-                if is_main:
-                    media.write_text(workdir / report.TIMING, json.dumps(progress.timing()) + "\n")
+                    _written(report.TIMING, lambda: media.write_text(
+                        workdir / report.TIMING, json.dumps(progress.timing()) + "\n"))
             if sampling and not stopping:
                 mixture = [name for first, name in configs.mixtures(config) if first < step][-1]
                 if mixture not in sample_batches:
@@ -206,7 +208,8 @@ def train(
                     jax.random.key(config.seed)
                 )
                 if is_main:
-                    media.write_image(workdir / "samples" / f"{step}.png", np.asarray(picture))
+                    _written("a sample", lambda: media.write_image(workdir / "samples" / f"{step}.png",
+                                                                   np.asarray(picture)))
                 if events:
                     events.image(step, picture)
             if stopping:
@@ -214,7 +217,13 @@ def train(
 
     # ---------------------------------------------------------------- the end
     progress.close()
+    checkpoints.wait()
+    if checkpoints.latest() != finished_step:  # the disk may have room again
+        checkpoints.save(finished_step, state)
     checkpoints.close()
+    last = checkpoints.latest()
+    if last != finished_step and not failed:
+        failed = DataError(f"step {finished_step} could not be saved, the last checkpoint is {last}")
     close = getattr(batches, "close", None)
     if close:
         close()
@@ -223,12 +232,14 @@ def train(
     if events:
         events.close()
     if failed:
-        raise DataError(f"{failed}; saved at step {finished_step} of {total}, from where the same command goes on")
+        kept = "nothing is saved" if last is None else f"saved at step {last} of {total}, from where the same command " \
+            "goes on"
+        raise DataError(f"{failed}; {kept}")
     if finished_step < total:
         _print(f"stopped and saved at step {finished_step} of {total}; the same command goes on from there.")
     else:
         _print(f"{stage.name}: {total} steps done, in {workdir} (peak memory {report.peak_memory_gb():.1f} GB)")
-    return Result(finished_step, finished_step == total, dict(last_logged))
+    return Result(finished_step, finished_step == total, dict(last_logged), stop.signal)
 
 
 def _check_folder(config, workdir: Path, steps_saved: list[int]) -> None:
@@ -351,39 +362,16 @@ def _last_metrics(workdir: Path) -> dict[str, float]:
     return {name: value for name, value in lines[-1].items() if name not in ("step", "time")} if lines else {}
 
 
+def _written(what: str, write: Callable[[], None]) -> bool:
+    """Whether it could be; a full disk is told of and does not end a run."""
+    try:
+        write()
+        return True
+    except OSError as error:
+        _print(f"{what} could not be written ({error.strerror}); the run goes on")
+        return False
+
+
 def _print(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)
-
-
-class _Stop:
-    """SIGTERM and the first Ctrl-C ask the loop to save and end; a second Ctrl-C ends at once."""
-
-    def __enter__(self):
-        self._asked, self._previous = False, {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number, frame):
-        self._asked = True
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def ask(self) -> None:
-        self._asked = True
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step; with several processes all have to agree, so they ask each other."""
-        if jax.process_count() == 1:
-            return self._asked
-        if step % 10:
-            return False
-        from jax.experimental import multihost_utils
-
-        return bool(multihost_utils.process_allgather(np.asarray(self._asked)).any())
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -52,13 +52,19 @@ class MetricsFile:
         if self.path.exists():
             kept = [line for line in read_lines(self.path) if line["step"] <= start_step]
             media.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a")
+        self._file = self.path.open("ab", buffering=0)
+        self._waiting = b""
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
-        self._file.flush()
+        """A line that finds the disk full is written with the next one for which there is room."""
+        self._waiting += (json.dumps({"step": step, "time": time.time(), **scalars}) + "\n").encode()
+        with contextlib.suppress(OSError):
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting):]
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.write(self._waiting)
         self._file.close()
 
 

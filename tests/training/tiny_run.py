@@ -113,7 +113,8 @@ if __name__ == "__main__":
         return TinyLoader(config, train, float(os.environ.get("TINY_DELAY", 0)))
 
     config = tiny_config(int(sys.argv[2]))
-    config.optimizer.decay_steps = int(os.environ.get("TINY_DECAY", 0))
+    if "TINY_DECAY" in os.environ:
+        config.optimizer.decay_steps = int(os.environ["TINY_DECAY"])
     config.mesh.update(json.loads(os.environ.get("TINY_MESH", "{}")))
     result = train(
         config, sys.argv[1], make_stage=tiny_stage, make_loader=slow_loader, tensorboard=False,
