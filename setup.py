@@ -43,6 +43,9 @@ INGEST = ["array_record>=0.8.3", "simplejpeg>=1.9", "pyarrow>=17.0", "fsspec>=20
 TEXT = ["safetensors>=0.5", "sentencepiece>=0.2"]
 # The library whose checkpoints are read and whose axis names are used; nothing here needs it, and it is on no registry.
 T5X = ["t5x @ git+https://github.com/google-research/t5x"]
+# What compiles TPU programs on a machine without one (`phenaki compile`). With it JAX looks for a TPU wherever it starts,
+# and says at length that there is none: an environment of its own, or JAX_PLATFORMS=cpu, keeps it quiet.
+AOT = ["libtpu>=0.0.40"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
 
 EXTRAS = {
@@ -52,6 +55,7 @@ EXTRAS = {
     "clips": CLIPS,
     "text": TEXT,
     "t5x": T5X,
+    "aot": AOT,
     "test": TEST,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],

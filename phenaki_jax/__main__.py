@@ -58,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     train = verb("train", "Train a stage; the same command again goes on from the last checkpoint.")
     train.add_argument("--config", required=True, metavar="FILE[:ARG]", help="also --config.FIELD=…")
     train.add_argument("--workdir", required=True, metavar="DIR")
+    train.add_argument("--profile_steps", metavar="FIRST:LAST", help="a profile of these, in DIR/profile")
 
     generate = verb("generate", "Make a video, or an image, of a prompt; or tell a story.")
     add_model(generate)

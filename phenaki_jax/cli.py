@@ -30,8 +30,19 @@ def train(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax.training import loop
 
     join_processes()
-    result = loop.train(config, options.workdir)
-    return 0 if result.finished or result.signal == signal.SIGTERM else STOPPED  # told to make room, and saved: all well
+    result = loop.train(config, options.workdir, profile_steps=_steps(options.profile_steps))
+    # A SIGTERM asks for room, and what was done is saved: all is well.
+    return 0 if result.finished or result.signal == signal.SIGTERM else STOPPED
+
+
+def _steps(text: str | None) -> tuple[int, int] | None:
+    """ "100:105" -> (100, 105)."""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile_steps={text!r} has to be FIRST:LAST, such as 100:105.")
+    return int(first), int(last)
 
 
 def _typed(source: str, overrides: Overrides) -> dict[str, Any]:

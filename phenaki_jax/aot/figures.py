@@ -164,7 +164,7 @@ def report(found: Mapping[str, Any]) -> list[str]:
     mesh = " × ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
     rows = ", ".join(f"{count} {stream}" for stream, count in found["rows"].items())
     slices = f" × {found['slices']} slices" if found["slices"] > 1 else ""
-    lines = [f"{found['topology']}{slices}: {found['chips']} × {found['device_kind']}, mesh {mesh}; {rows} rows a step",
+    lines = [f"{found['topology']}{slices}: {found['chips']} × {found['device_kind']}, mesh {mesh}; {rows} rows",
              f"parameters      {found['parameters']:,}",
              f"FLOPs a step    {found['flops']['model']:.4g} of the model, {found['flops']['computed']:.4g} with what "
              "is made anew"]

@@ -32,7 +32,8 @@ def join_processes() -> None:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"the other processes of this run were not found ({' '.join(str(error).split())[:300]})") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the other processes of this run were not found ({reason})") from None
 
 
 def _number(name: str) -> int:

@@ -23,11 +23,12 @@ from phenaki_jax import media
 from phenaki_jax.config import read_run_config
 from phenaki_jax.errors import UserError
 from phenaki_jax.models.tree import ARRAYS
+from phenaki_jax.training.guard import new_guard
 from phenaki_jax.training.state import TrainState, path_name
 
 FOLDER = "checkpoints"
 ITEMS = ("model", "training")
-SEAL = "seal.json"
+SEAL, TRASH = "seal.json", "trash"
 PATIENCE = 600.0  # seconds
 Tree = Any
 
@@ -81,7 +82,8 @@ def _items(state: TrainState) -> dict[str, dict[str, Any]]:
     aids = {name: part for name, part in state.variables.items() if name in state.params and name not in state.ema}
     variables = {name: part for name, part in state.variables.items() if name not in aids}
     model = {"params": state.ema, "variables": variables, "frozen": state.frozen}
-    training = {"step": state.step, "params": state.params, "opt_state": state.opt_state, "variables": aids}
+    training = {"step": state.step, "params": state.params, "opt_state": state.opt_state, "variables": aids,
+                "guard": state.guard}
     return {"model": flatten(model), "training": flatten(training)}
 
 
@@ -125,7 +127,7 @@ class Checkpoints:
             self.folder,
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, enable_async_checkpointing=True,
+                max_to_keep=self._keep, enable_async_checkpointing=True, todelete_subdir=TRASH,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal)),
         )
 
@@ -136,6 +138,14 @@ class Checkpoints:
                 write_seal(folder)
         if self._timer:
             self._timer.cancel()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        """What is being written when an error ends a run is written to its end."""
+        if kind and issubclass(kind, Exception):
+            self._settle()
 
     def latest(self) -> int | None:
         """The last complete checkpoint's step, or None."""
@@ -150,6 +160,7 @@ class Checkpoints:
             return
         ocp = _ocp()
         self._settle()
+        self._empty()
         self._writing = step
         self._timer = threading.Timer(self._patience, self._say, [
             f"checkpoint {step} has been being written for {self._patience:g} seconds; {self.folder} may be stuck"])
@@ -182,7 +193,8 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
         self.manager = self._open()
         good = self.latest()
-        self._say(f"checkpoint {step} could not be written ({' '.join(str(error).split())[:300]}); the last good one is "
+        reason = " ".join(str(error).split())[:300]
+        self._say(f"checkpoint {step} could not be written ({reason}); the last good one is "
                   f"{'none' if good is None else good}, and the run goes on")
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
@@ -195,6 +207,10 @@ class Checkpoints:
         ocp = _ocp()
         items, where = _items(abstract), str(self.folder / str(step))
         metadata = self.manager.item_metadata(step)
+        guarded = any(name.startswith("guard/") for name in metadata["training"])
+        if not guarded:  # of a run from before there was one: it begins anew
+            items["training"] = {
+                name: leaf for name, leaf in items["training"].items() if not name.startswith("guard/")}
         for item, wanted in items.items():
             check_same(dict(metadata[item]), wanted, where)
         restored = self.manager.restore(
@@ -213,6 +229,8 @@ class Checkpoints:
             variables=fill(abstract.variables, {**training, **model}, "variables/"),
             frozen=fill(abstract.frozen, model, "frozen/"),
             given=abstract.given,
+            guard=fill(abstract.guard, training, "guard/") if guarded else jax.tree.map(
+                lambda new, place: jax.device_put(new, place.sharding), new_guard(), abstract.guard),
         )
 
     def wait(self) -> bool:
@@ -223,7 +241,13 @@ class Checkpoints:
         """Waits as `wait`, and ends."""
         written = self._settle()
         self.manager.close()
+        self._empty()
         return written
+
+    def _empty(self) -> None:
+        """Removes those that are kept no longer: they have lost their names first, so that a kill leaves none half."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self.folder / TRASH, ignore_errors=True)
 
 
 def write_seal(folder: Path) -> None:
@@ -273,8 +297,8 @@ def sound_steps(workdir: str | Path, say: Callable[[str], None] = print) -> list
         if not what:
             return steps
         if len(steps) == 1:
-            raise UserError(f"The only checkpoint of {str(workdir)!r}, {folder.name}, is damaged ({what}); begin anew in "
-                            "another --workdir, or put an undamaged copy in its place.")
+            raise UserError(f"The only checkpoint of {str(workdir)!r}, {folder.name}, is damaged ({what}); begin anew "
+                            "in another --workdir, or put an undamaged copy in its place.")
         if jax.process_index() == 0:
             aside = Path(workdir) / "damaged" / f"{folder.name}-{len(list((Path(workdir) / 'damaged').glob('*')))}"
             aside.parent.mkdir(exist_ok=True)

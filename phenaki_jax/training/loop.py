@@ -20,10 +20,12 @@ from phenaki_jax.parallel import enable_compilation_cache, free_unused_memory, m
 from phenaki_jax.training import checkpoints as ckpt
 from phenaki_jax.training import metrics as report
 from phenaki_jax.training.caches import FREE_TOKENIZER_FIELDS, check_caches
+from phenaki_jax.training.goodput import Efficiency, Goodput, Profile, device_memory
+from phenaki_jax.training.guard import check_skipped
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.start import begin_with, starting_arrays
-from phenaki_jax.training.state import abstract_state, create_state, jit_step, place_frozen
+from phenaki_jax.training.state import abstract_state, create_state, jit_step, make_step, place_frozen
 from phenaki_jax.training.stop import Stop
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
@@ -55,14 +57,16 @@ def train(
     make_loader: Callable[..., Any] | None = None,
     devices: list[jax.Device] | None = None,
     tensorboard: bool = True,
+    profile_steps: tuple[int, int] | None = None,
 ) -> Result:
     """Train ``config.stage`` in ``workdir``, from its last checkpoint if it has one; a finished run returns at once.
 
     make_stage(config, frozen) -> Stage and make_loader(config, train=bool) -> an object with ``batch(step)`` and
     ``iterate(start_step)`` replace the ones that the config names; devices: those of the mesh (default: all);
-    tensorboard: also write TensorBoard events, which imports TensorFlow.
-    A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False. A checkpoint that was damaged on the disk
-    is set aside for the one before it; a full disk is told of and does not end a run, unless at its end.
+    tensorboard: also write TensorBoard events, which imports TensorFlow; profile_steps: the first and the last step of
+    a profile, in the folder profile/ of the run.
+    A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False. A checkpoint that was damaged on the
+    disk is set aside for the one before it; a full disk is told of and does not end a run, unless at its end.
 
     A logged line has the means over the steps since the last one (`metrics.means`). Where ``data.schedule`` begins
     another phase, batches have other streams: the step is compiled once more, lines have other names from there on, and
@@ -130,17 +134,27 @@ def train(
     if start:
         _print(f"resumed at step {start} of {total}")
     progress = report.Progress(stage.name, total, start)
+    spent, efficiency = Goodput(), Efficiency(mesh.size, mesh.devices.flat[0].device_kind)
+    profile = Profile(workdir / "profile", profile_steps)
+
+    def timing() -> dict[str, float]:
+        found = progress.timing()
+        return found | efficiency.figures(found["steps_per_second"]) | spent.shares() | device_memory()
+
     last_logged: dict[str, float] = {}
 
     def log(step: int, rows: list[report.Row]) -> None:
+        check_skipped(config, step, rows)
         last_logged.clear()
         last_logged.update(report.means(rows))
         if is_main:
             metrics_file.write(step, last_logged)
         if events:
-            events.scalars(step, {**last_logged, **progress.timing()})
+            events.scalars(step, {**last_logged, **timing()})
         progress.update(progress.step, f"loss {last_logged['loss']:.4g}")
-        _check_finite(config, step, last_logged)
+        if last_logged.get("skipped"):
+            progress.say(f"{last_logged['skipped']:g} of the {len(rows)} steps up to {step} were skipped: their loss "
+                         "or its gradient was not finite, or too high")
 
     # ---------------------------------------------------------------- the steps
     # Nothing waits for the device but the log, and that only once the step after the logged one is on its way.
@@ -150,7 +164,7 @@ def train(
     pending: tuple[int, list] | None = None
     finished_step, failed = start, None
     progress.update(start)
-    with jax.set_mesh(mesh), Stop() as stop:
+    with jax.set_mesh(mesh), checkpoints, Stop() as stop:
         batches = loader.iterate(start)
         batch = shard_batch(mesh, next(batches))
         for step in range(start + 1, total + 1):
@@ -158,16 +172,22 @@ def train(
                 progress.say(f"from step {step} on: {later.pop(0)[1]}")
             shapes = str(jax.tree.map(lambda x: x.shape, batch))
             if shapes not in programs:  # once a phase
-                programs[shapes] = step_fn.lower(state, batch).compile()
+                with spent.of("compiling"):
+                    programs[shapes] = step_fn.lower(state, batch).compile()
+                    efficiency.of_step(make_step(stage, optimizer, schedule, config), state, batch,
+                                       config.tokenizer.patch)
                 free_unused_memory()
+            profile.before(step)
             state, values = programs[shapes](state, batch)
             finished_step = step
+            profile.after(step, values)
             if step < total:
                 asked = time.monotonic()
                 try:
                     host_batch = next(batches)
                     if values["loss"].is_ready():
                         progress.waited(time.monotonic() - asked)
+                        spent.spent["data"] += time.monotonic() - asked
                     batch = shard_batch(mesh, host_batch)
                 except DataError as error:
                     if jax.process_count() > 1:
@@ -193,20 +213,20 @@ def train(
                 log(*pending)  # a checkpoint never lies ahead of its metrics
                 pending = None
             if saving:
-                _check_finite(config, step, report.means([values]))
-                if not is_main or _written("window.json", lambda: window.save(step)):
-                    checkpoints.save(step, state)
+                check_skipped(config, step, [values])
+                with spent.of("checkpoints"):
+                    if not is_main or _written("window.json", lambda: window.save(step)):
+                        checkpoints.save(step, state)
                 if is_main:
                     _written(report.TIMING, lambda: media.write_text(
-                        workdir / report.TIMING, json.dumps(progress.timing()) + "\n"))
+                        workdir / report.TIMING, json.dumps(timing()) + "\n"))
             if sampling and not stopping:
                 mixture = [name for first, name in configs.mixtures(config) if first < step][-1]
                 if mixture not in sample_batches:
                     sample_batches[mixture] = _held_out(config, mixture, make_loader or data_loader)
-                picture = stage.samples(
-                    state.ema, state.variables, state.frozen | state.given, sample_batches[mixture],
-                    jax.random.key(config.seed)
-                )
+                with spent.of("samples"):
+                    picture = stage.samples(state.ema, state.variables, state.frozen | state.given,
+                                            sample_batches[mixture], jax.random.key(config.seed))
                 if is_main:
                     _written("a sample", lambda: media.write_image(workdir / "samples" / f"{step}.png",
                                                                    np.asarray(picture)))
@@ -217,7 +237,9 @@ def train(
 
     # ---------------------------------------------------------------- the end
     progress.close()
-    checkpoints.wait()
+    profile.close()
+    with spent.of("checkpoints"):
+        checkpoints.wait()
     if checkpoints.latest() != finished_step:  # the disk may have room again
         checkpoints.save(finished_step, state)
     checkpoints.close()
@@ -232,13 +254,16 @@ def train(
     if events:
         events.close()
     if failed:
-        kept = "nothing is saved" if last is None else f"saved at step {last} of {total}, from where the same command " \
-            "goes on"
+        kept = "nothing is saved" if last is None else (
+            f"saved at step {last} of {total}, from where the same command goes on")
         raise DataError(f"{failed}; {kept}")
     if finished_step < total:
         _print(f"stopped and saved at step {finished_step} of {total}; the same command goes on from there.")
     else:
-        _print(f"{stage.name}: {total} steps done, in {workdir} (peak memory {report.peak_memory_gb():.1f} GB)")
+        found = spent.shares()
+        _print(f"{stage.name}: {total} steps done, in {workdir} (peak memory {report.peak_memory_gb():.1f} GB; "
+               f"{found.pop('goodput'):.0%} of the time in steps, "
+               + ", ".join(f"{share:.0%} {what}" for what, share in found.items()) + ")")
     return Result(finished_step, finished_step == total, dict(last_logged), stop.signal)
 
 
@@ -344,16 +369,6 @@ def _held_out(config, mixture: str, make_loader: Callable[..., Any]):
     config = configs.from_dict(config.to_dict())
     config.data.update(mixture=mixture, schedule=())
     return make_loader(config, train=False).batch(0)
-
-
-def _check_finite(config, step: int, metrics: dict[str, float]) -> None:
-    for name in ("loss", "grad_norm"):
-        if not np.isfinite(metrics[name]):
-            raise UserError(
-                f"The {name} is {metrics[name]} at step {step}; start again in another --workdir with a lower "
-                f"optimizer.learning_rate (now {config.optimizer.learning_rate}) or optimizer.clip "
-                f"(now {config.optimizer.clip})."
-            )
 
 
 def _last_metrics(workdir: Path) -> dict[str, float]:

@@ -83,17 +83,23 @@ def means(rows: Sequence[Row]) -> dict[str, float]:
     """What a logged line says of some steps, the loss first: each metric's mean over the steps that took it.
 
     A metric (value, taken) counts at the steps where `taken` is not 0, and is left out where that is none of them, as
-    is one that no step has. The learning rate is the last step's. Waits for the device.
+    is one that no step has. The learning rate is the last step's. Steps that were skipped (`training.guard`) count for
+    nothing but "skipped", their number, which is there where it is not 0; unless all were. Waits for the device.
     """
+    rows = jax.device_get([dict(row) for row in rows])
+    skipped = [bool(row.pop("skipped_in_a_row", 0)) for row in rows]
     found: dict[str, list[float]] = {}
-    for row in jax.device_get([dict(row) for row in rows]):
+    for row, out in zip(rows, skipped):
+        if out and not all(skipped):
+            continue
         for name, value in row.items():
             value, taken = value if isinstance(value, (tuple, list)) else (value, 1)
             if taken:
                 found.setdefault(name, []).append(float(value))
     found["learning_rate"] = found.get("learning_rate", [])[-1:]
     with np.errstate(invalid="ignore"):  # infinities of both signs
-        return {name: float(np.mean(found[name])) for name in ("loss", *found) if found[name]}
+        logged = {name: float(np.mean(found[name])) for name in ("loss", *found) if found[name]}
+    return logged | ({"skipped": float(sum(skipped))} if any(skipped) else {})
 
 
 class Window:

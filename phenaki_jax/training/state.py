@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.parallel.rules import tree_shardings
+from phenaki_jax.training.guard import Guard, judge, new_guard
 from phenaki_jax.training.stage import Stage
 
 Tree = Any
@@ -30,6 +31,7 @@ class TrainState:
       variables: the stage's other arrays (codebook averages and the like).
       frozen: arrays of another model that the loss reads; {} for a tokenizer.
       given: arrays that lie elsewhere, as in an installed package; no part of a checkpoint.
+      guard: what tells whether a step counts (`training.guard`).
     """
 
     step: jax.Array
@@ -39,6 +41,7 @@ class TrainState:
     variables: Tree
     frozen: Tree
     given: Tree
+    guard: Guard
 
 
 def path_name(path: tuple) -> str:
@@ -57,6 +60,7 @@ def initial_state(stage: Stage, optimizer: optax.GradientTransformation, seed: i
         variables=variables,
         frozen={},
         given={},
+        guard=new_guard(),
     )
 
 
@@ -91,6 +95,7 @@ def state_shardings(stage: Stage, state: TrainState, mesh: jax.sharding.Mesh) ->
             jax.tree.map(lambda _: everywhere, part)
             for name, part in state.given.items()
         },
+        guard=jax.tree.map(lambda _: everywhere, state.guard),
     )
 
 
@@ -129,8 +134,10 @@ def make_step(
 
     The key of step s is fold_in(key(config.seed), s), so a step is a function of the state and the batch alone.
     The average's decay warms up, min(ema_decay, (1 + s) / (10 + s)), so that it does not remember the initial weights.
-    Metrics are of this very step: loss, grad_norm (before clipping), learning_rate and what the stage reports; one that
-    not every step takes is a pair (value, taken), taken 0 or 1.
+    A step whose loss or gradient is not finite, or whose loss is train.spike standard deviations above the mean of
+    those before it, leaves all but the count of steps as it was (`training.guard`).
+    Metrics are of this very step: loss, grad_norm (before clipping), parameter_norm, learning_rate, skipped_in_a_row
+    and what the stage reports; one that not every step takes is a pair (value, taken), taken 0 or 1.
     With train.accumulate = n a step goes through its batch in n parts, one after the other, and updates once with the
     mean of their gradients: the memory of a part. Part i has rows i, i + n, ... of each stream and the key fold_in(key,
     i); metrics are means over the parts. That is the whole batch's step where a loss is a mean over rows (the
@@ -176,8 +183,14 @@ def make_step(
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(decay_limit, (1.0 + count) / (10.0 + count))
         ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.ema, stage.model_part(params))
-        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": schedule(state.step)}
-        return TrainState(state.step + 1, params, ema, opt_state, variables, state.frozen, state.given), metrics
+        grad_norm = optax.global_norm(grads)
+        counts, guard = judge(state.guard, metrics["loss"], grad_norm, config.train.get("spike", 0.0))
+        params, ema, opt_state, variables = jax.tree.map(
+            lambda new, old: jnp.where(counts, new, old), (params, ema, opt_state, variables),
+            (state.params, state.ema, state.opt_state, state.variables))
+        metrics |= {"grad_norm": grad_norm, "parameter_norm": optax.global_norm(stage.model_part(params)),
+                    "learning_rate": schedule(state.step), "skipped_in_a_row": guard["in_a_row"]}
+        return TrainState(state.step + 1, params, ema, opt_state, variables, state.frozen, state.given, guard), metrics
 
     return step
 

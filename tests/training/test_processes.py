@@ -1,4 +1,4 @@
-"""Several real processes of one run, by launch/local_multiprocess.sh: the run of one process, and a stop that all obey."""
+"""Several real processes of one run, by launch/local_multiprocess.sh: the run of one, and a stop that all obey."""
 
 import json
 import os
@@ -24,7 +24,8 @@ PROGRAM = Path(__file__).with_name("tiny_run.py")
 def begin(processes, workdir, steps, delay=0.0, devices=4):
     """`devices` in all; the processes share them."""
     env = {**os.environ, "PYTHON": sys.executable, "PROGRAM": str(PROGRAM), "TINY_DEVICES": "all",
-           "TINY_DELAY": str(delay), "TINY_DECAY": "400", "TINY_MESH": json.dumps({"data": 2, "fsdp": 2}), "PYTHONPATH": str(ROOT),
+           "TINY_DELAY": str(delay), "TINY_DECAY": "400", "TINY_MESH": json.dumps({"data": 2, "fsdp": 2}),
+           "PYTHONPATH": str(ROOT),
            "LOGS": str(workdir) + "_logs", "DEVICES_PER_PROCESS": str(devices // processes), "XLA_FLAGS": ""}
     return subprocess.Popen(["bash", str(ROOT / "launch" / "local_multiprocess.sh"), str(processes), str(workdir),
                              str(steps)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

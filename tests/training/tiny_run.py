@@ -1,6 +1,7 @@
 """A stage of a few hundred parameters and a loader of noise, for tests of what surrounds a model.
 
-Run as a program it trains in a folder: ``python tiny_run.py WORKDIR STEPS``, slowed by $TINY_DELAY seconds a batch, on one device or, with TINY_DEVICES=all, on all devices of all processes.
+Run as a program it trains in a folder: ``python tiny_run.py WORKDIR STEPS``, slowed by $TINY_DELAY seconds a batch,
+on one device or, with TINY_DEVICES=all, on all devices of all processes.
 """
 
 import json
