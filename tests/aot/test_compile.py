@@ -14,7 +14,6 @@ from phenaki_jax.__main__ import main
 from phenaki_jax.aot import figures, program
 from phenaki_jax.aot.collectives import Collective, collectives
 from phenaki_jax.config import load_config
-from phenaki_jax.errors import UserError
 from phenaki_jax.input import mix
 from phenaki_jax.parallel import make_mesh, shard_batch
 from phenaki_jax.training.loop import data_loader, stage_by_name
