@@ -39,21 +39,23 @@ class Goodput:
 class Efficiency:
     """What a step computes, against what the devices could.
 
-    Attributes: flops, tokens: of a step on all devices; model FLOPs, without what is made anew for gradients.
+    Attributes: shapes: of the batch of the step that was last; which of those that were counted.
     """
 
     def __init__(self, devices: int, kind: str):
         self._devices, self._kind, self._peak = devices, kind, 0.0
-        self.flops = self.tokens = 0
+        self._counts: dict[str, tuple[int, int]] = {}  # matrix products, with what remat makes anew; tokens
+        self.shapes = ""
 
-    def of_step(self, step: Any, state: Any, batch: Mapping[str, Any], patch: tuple[int, int, int]) -> None:
+    def count(self, shapes: str, step: Any, state: Any, batch: Mapping[str, Any], patch: tuple[int, int, int]) -> None:
         """Counts a pure step of (state, batch); nothing is computed."""
         with plain_attention():
-            self.flops = flops_of(step, state, batch)
-        self.tokens = 0
+            flops = flops_of(step, state, batch)
+        tokens = 0
         for stream in batch.values():
             B, F, Y, X, _ = stream["video"].shape
-            self.tokens += B * (1 + (F - 1) // patch[0]) * (Y // patch[1]) * (X // patch[2])
+            tokens += B * (1 + (F - 1) // patch[0]) * (Y // patch[1]) * (X // patch[2])
+        self._counts[shapes] = flops, tokens
 
     @property
     def peak(self) -> float:
@@ -64,10 +66,11 @@ class Efficiency:
         return self._peak
 
     def figures(self, steps_per_second: float) -> dict[str, float]:
-        """tokens_per_second, model_flops_per_second and mfu."""
-        flops = self.flops * steps_per_second
-        return {"tokens_per_second": self.tokens * steps_per_second, "model_flops_per_second": flops,
-                "mfu": flops / self.peak}
+        """tokens_per_second, flops_per_second and mfu; {} before the first step."""
+        if self.shapes not in self._counts:
+            return {}
+        flops, tokens = (count * steps_per_second for count in self._counts[self.shapes])
+        return {"tokens_per_second": tokens, "flops_per_second": flops, "mfu": flops / self.peak}
 
 
 def measured_peak() -> float:

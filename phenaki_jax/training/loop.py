@@ -174,9 +174,10 @@ def train(
             if shapes not in programs:  # once a phase
                 with spent.of("compiling"):
                     programs[shapes] = step_fn.lower(state, batch).compile()
-                    efficiency.of_step(make_step(stage, optimizer, schedule, config), state, batch,
-                                       config.tokenizer.patch)
+                    efficiency.count(shapes, make_step(stage, optimizer, schedule, config), state, batch,
+                                     config.tokenizer.patch)
                 free_unused_memory()
+            efficiency.shapes = shapes
             profile.before(step)
             state, values = programs[shapes](state, batch)
             finished_step = step

@@ -169,17 +169,23 @@ class TensorBoard:
             self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        if self._writer:
-            self._writer.write_scalars(step, dict(scalars))
+        self._try("write_scalars", step, dict(scalars))
 
     def image(self, step: int, picture: np.ndarray) -> None:
         """picture: uint8 [Y, X, 3]."""
-        if self._writer:
-            self._writer.write_images(step, {"samples": picture[None]})
+        self._try("write_images", step, {"samples": picture[None]})
 
     def close(self) -> None:
+        self._try("close")
+
+    def _try(self, method: str, *values: Any) -> None:
+        """A disk without room ends TensorBoard's file, and not the run."""
         if self._writer:
-            self._writer.close()
+            try:
+                getattr(self._writer, method)(*values)
+            except Exception as error:  # noqa: BLE001  TensorFlow's errors, by way of clu's thread
+                self._writer = None
+                print(f"TensorBoard's events end here ({' '.join(str(error).split())[:200]})", flush=True)
 
 
 def duration(seconds: float) -> str:
