@@ -1,6 +1,7 @@
 """From a config to training's step on a mesh, by shapes alone: no data, no weights, no device."""
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -49,6 +50,8 @@ def topology_devices(name: str, slices: int = 1) -> list[Any]:
     """
     if name == "local":
         return jax.devices()
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("TPU programs are compiled by libtpu; pip install 'phenaki_jax[aot]'")
     for variable, value in LIBTPU.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
@@ -61,8 +64,6 @@ def topology_devices(name: str, slices: int = 1) -> list[Any]:
         with quiet_stderr():  # libtpu logs at length what it misses of a machine with a TPU
             return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        if "libtpu" in str(error):
-            raise UserError("TPU programs are compiled by libtpu; pip install 'phenaki_jax[aot]'") from None
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--topology={name!r} is none that libtpu knows ({reason}); write GENERATION:AxB or "
                         "GENERATION:AxBxC, such as v5e:16x16, v5p:4x4x4, v6e:8x8, tpu7x:2x2x2, or local") from None
