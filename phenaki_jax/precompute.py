@@ -21,7 +21,8 @@ from phenaki_jax.models.build import make_tokenizer
 from phenaki_jax.parallel import enable_compilation_cache
 from phenaki_jax.training.caches import about_tokens
 from phenaki_jax.training.checkpoints import checkpoint_steps, load_run
-from phenaki_jax.training.loop import data_loader, frozen_arrays
+from phenaki_jax.training.loop import data_loader
+from phenaki_jax.training.start import frozen_arrays
 
 WHAT = ("text", "tokens")
 BATCH = 32  # rows that go through a model at once

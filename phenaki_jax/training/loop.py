@@ -15,16 +15,15 @@ import numpy as np
 from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.errors import DataError, UserError
-from phenaki_jax.models.build import tokenizer_config as sizes_of
 from phenaki_jax.parallel import enable_compilation_cache, free_unused_memory, make_mesh, shard_batch
 from phenaki_jax.training import checkpoints as ckpt
 from phenaki_jax.training import metrics as report
-from phenaki_jax.training.caches import FREE_TOKENIZER_FIELDS, check_caches
+from phenaki_jax.training.caches import check_caches
 from phenaki_jax.training.goodput import Efficiency, Goodput, Profile, device_memory
 from phenaki_jax.training.guard import check_skipped
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
-from phenaki_jax.training.start import begin_with, starting_arrays
+from phenaki_jax.training.start import begin_with, frozen_arrays, starting_arrays
 from phenaki_jax.training.state import abstract_state, create_state, jit_step, make_step, place_frozen
 from phenaki_jax.training.stop import Stop
 
@@ -33,10 +32,6 @@ FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "trai
                "data.data_dir", "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache",
                "sampling.", "train.init_from", "tokenizer.remat", "tokenizer.attention_block", "generator.remat",
                "generator.attention_block", "critic.remat", "critic.attention_block")
-
-# Of a generator's run, what a critic over it may have otherwise: how it is computed, and where its encoder lies.
-FREE_GENERATOR_FIELDS = ("dtype", "remat", "attention_block", "unroll", "dropout", "path", "cache")
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -226,8 +221,7 @@ def train(
                 if mixture not in sample_batches:
                     sample_batches[mixture] = _held_out(config, mixture, make_loader or data_loader)
                 with spent.of("samples"):
-                    picture = stage.samples(state.ema, state.variables, state.frozen | state.given,
-                                            sample_batches[mixture], jax.random.key(config.seed))
+                    picture = _sample(stage, state, sample_batches[mixture], config.seed)
                 if is_main:
                     _written("a sample", lambda: media.write_image(workdir / "samples" / f"{step}.png",
                                                                    np.asarray(picture)))
@@ -297,52 +291,6 @@ def _check_folder(config, workdir: Path, steps_saved: list[int]) -> None:
         )
 
 
-def frozen_arrays(config, workdir: Path, steps_saved: list[int]) -> dict:
-    """What a run stands on, from its own checkpoint, else from the run that it names: for a generator its tokenizer,
-    {"params": ..., "variables": ...}; for a critic its generator and that one's tokenizer, by name."""
-    if config.stage == "tokenizer":
-        return {}
-    if steps_saved:
-        return ckpt.load_run(workdir).frozen
-    if config.stage == "generator":
-        run = _trained(config, "tokenizer_run", "tokenizer")
-        return {"params": run.params, "variables": run.variables}
-    run = _trained(config, "generator_run", "generator")
-    for group in ("generator", "text"):  # what sizes its arrays and gives them their meaning
-        difference = configs.differing_field(run.config[group], config[group], FREE_GENERATOR_FIELDS)
-        if difference:
-            name, theirs, ours = difference
-            raise UserError(f"{group}.{name} is {ours!r} in this config, but {theirs!r} in the generator's run "
-                            f"{config.generator_run!r}; they have to be the same.")
-    return {"generator": {"params": run.params, "variables": run.variables}, "tokenizer": run.frozen}
-
-
-def _trained(config, field: str, stage: str) -> ckpt.Run:
-    """The run that a field of the config names, of that stage and of the config's vocabulary."""
-    folder = config.get(field)
-    if not folder:
-        raise UserError(f"Config field {field!r} is empty; a {config.stage} needs the folder of a trained {stage}, "
-                        f"--config.{field}=DIR.")
-    found = configs.read_run_config(folder).stage
-    if found != stage:
-        raise UserError(f"{field}={folder!r} is a run of stage {found!r}, not of a {stage}.")
-    run = ckpt.load_run(folder)
-    check_vocabulary(config, run.config, folder)
-    return run
-
-
-def check_vocabulary(config, tokenizer_config, where: str) -> None:
-    """Raises: UserError where the generator's config speaks of other tokens than the tokenizer's run made."""
-    both = [configs.from_dict({"tokenizer": dataclasses.asdict(sizes_of(c))}) for c in (tokenizer_config, config)]
-    difference = configs.differing_field(*both, free=FREE_TOKENIZER_FIELDS)
-    if difference:
-        name, theirs, ours = difference
-        raise UserError(
-            f"Vocabulary mismatch: {name} is {ours!r} in this config, but {theirs!r} in the run {where!r}; "
-            "they have to be the same."
-        )
-
-
 def stage_by_name(name: str) -> Callable[..., Stage]:
     """The `make_stage` of a stage's module."""
     return importlib.import_module(f"phenaki_jax.training.{name}_stage").make_stage
@@ -376,6 +324,19 @@ def _last_metrics(workdir: Path) -> dict[str, float]:
     file = workdir / report.FILE
     lines = report.read_lines(file) if file.exists() else []
     return {name: value for name, value in lines[-1].items() if name not in ("step", "time")} if lines else {}
+
+
+def _sample(stage: Stage, state: Any, batch: Any, seed: int) -> np.ndarray | None:
+    """The stage's picture; of several processes the first one draws it, on one of its devices, and others have none."""
+    arrays = state.ema, state.variables, state.frozen | state.given
+    if jax.process_count() == 1:
+        return stage.samples(*arrays, batch, jax.random.key(seed))
+    from jax.experimental import multihost_utils
+    arrays = multihost_utils.process_allgather(arrays, tiled=True)
+    if jax.process_index():
+        return None
+    with jax.set_mesh(make_mesh({"data": 1}, jax.local_devices()[:1])):
+        return stage.samples(*arrays, batch, jax.random.key(seed))
 
 
 def _written(what: str, write: Callable[[], None]) -> bool:

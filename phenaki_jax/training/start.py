@@ -1,19 +1,26 @@
-"""What a run begins with: another run's weights, wherever names and shapes agree."""
+"""What a run stands on, and what it begins with: another run's weights, wherever names and shapes agree."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from phenaki_jax import config as configs
 from phenaki_jax.config import read_run_config
 from phenaki_jax.digest import tree_digest
 from phenaki_jax.errors import UserError
+from phenaki_jax.models.build import tokenizer_config as sizes_of
 from phenaki_jax.models.tree import ARRAYS
-from phenaki_jax.training.checkpoints import load_run
+from phenaki_jax.training.caches import FREE_TOKENIZER_FIELDS
+from phenaki_jax.training.checkpoints import Run, load_run
 from phenaki_jax.training.state import TrainState, path_name
 
 Tree = Any
+
+# Of a generator's run, what a critic over it may have otherwise: how it is computed, and where its encoder lies.
+FREE_GENERATOR_FIELDS = ("dtype", "remat", "attention_block", "unroll", "dropout", "path", "cache")
 
 
 def starting_arrays(config, frozen: Tree) -> tuple[str, Tree] | None:
@@ -74,3 +81,49 @@ def begin_with(state: TrainState, arrays: Tree, where: str) -> tuple[TrainState,
     state = dataclasses.replace(state, params=params, ema=put("params")(state.ema),
                                 variables=put("variables")(state.variables))
     return state, own
+
+
+def frozen_arrays(config, workdir: Path, steps_saved: list[int]) -> dict:
+    """What a run stands on, from its own checkpoint, else from the run that it names: for a generator its tokenizer,
+    {"params": ..., "variables": ...}; for a critic its generator and that one's tokenizer, by name."""
+    if config.stage == "tokenizer":
+        return {}
+    if steps_saved:
+        return load_run(workdir).frozen
+    if config.stage == "generator":
+        run = _trained(config, "tokenizer_run", "tokenizer")
+        return {"params": run.params, "variables": run.variables}
+    run = _trained(config, "generator_run", "generator")
+    for group in ("generator", "text"):  # what sizes its arrays and gives them their meaning
+        difference = configs.differing_field(run.config[group], config[group], FREE_GENERATOR_FIELDS)
+        if difference:
+            name, theirs, ours = difference
+            raise UserError(f"{group}.{name} is {ours!r} in this config, but {theirs!r} in the generator's run "
+                            f"{config.generator_run!r}; they have to be the same.")
+    return {"generator": {"params": run.params, "variables": run.variables}, "tokenizer": run.frozen}
+
+
+def _trained(config, field: str, stage: str) -> Run:
+    """The run that a field of the config names, of that stage and of the config's vocabulary."""
+    folder = config.get(field)
+    if not folder:
+        raise UserError(f"Config field {field!r} is empty; a {config.stage} needs the folder of a trained {stage}, "
+                        f"--config.{field}=DIR.")
+    found = read_run_config(folder).stage
+    if found != stage:
+        raise UserError(f"{field}={folder!r} is a run of stage {found!r}, not of a {stage}.")
+    run = load_run(folder)
+    check_vocabulary(config, run.config, folder)
+    return run
+
+
+def check_vocabulary(config, tokenizer_config, where: str) -> None:
+    """Raises: UserError where the generator's config speaks of other tokens than the tokenizer's run made."""
+    both = [configs.from_dict({"tokenizer": dataclasses.asdict(sizes_of(c))}) for c in (tokenizer_config, config)]
+    difference = configs.differing_field(*both, free=FREE_TOKENIZER_FIELDS)
+    if difference:
+        name, theirs, ours = difference
+        raise UserError(
+            f"Vocabulary mismatch: {name} is {ours!r} in this config, but {theirs!r} in the run {where!r}; "
+            "they have to be the same."
+        )

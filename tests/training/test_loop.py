@@ -19,7 +19,7 @@ from phenaki_jax.__main__ import main
 from phenaki_jax.config import mixtures, to_json
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.training.checkpoints import checkpoint_steps, load_run
-from phenaki_jax.training.loop import frozen_arrays
+from phenaki_jax.training.start import frozen_arrays
 
 sys.path.insert(0, str(Path(__file__).parent))
 from runs import lines, run, spawn, wait_for_step  # noqa: E402
