@@ -1,7 +1,7 @@
 """The command line: `phenaki VERB …`, also `python -m phenaki_jax VERB …`.
 
-Exit codes: 0 done; 1 doctor found something, or data that does not come ended a run (which saved); 2 a mistake of the
-user's, said in one sentence; 130 asked to stop (and saved).
+Exit codes: 0 done, or ended by SIGTERM (and saved); 1 doctor found something, a config does not fit, or data that does
+not come ended a run (which saved); 2 a mistake of the user's, said in one sentence; 130 Ctrl-C (and saved).
 """
 
 import argparse

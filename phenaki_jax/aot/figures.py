@@ -14,11 +14,12 @@ import jax
 
 from phenaki_jax import config as configs
 from phenaki_jax.aot.collectives import collectives
-from phenaki_jax.aot.program import Program, compiling, make_program, topology_devices
+from phenaki_jax.aot.program import Program, make_program, topology_devices
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import plain_attention
 from phenaki_jax.parallel import flops_of
 from phenaki_jax.parallel.chips import Chip, chip_of
+from phenaki_jax.training.metrics import quiet_stderr
 
 SPARE = 0.1  # of a chip's memory, that ought to be left
 UNITS = {"TPU v6 lite": 256, "TPU7x": 256}  # rows of a matrix unit; 128 of all others
@@ -49,7 +50,7 @@ def figures(config: Any, topology: str, slices: int = 1, estimate: bool = True) 
         "hbm_bytes": chip.memory if chip else None, "flops": flops(config, devices)}
     lowered = program.lower()
     try:
-        with compiling():
+        with quiet_stderr():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -89,7 +90,7 @@ def sent(lowered: Any, compiled: Any, parameters: int, program: Program) -> dict
     """What chips send each other a step: {"collectives", "outside"}; {} where the program's text cannot be had."""
     tpu = program.mesh.devices.flat[0].platform == "tpu"
     try:
-        with compiling():
+        with quiet_stderr():
             text = (lowered.compile(compiler_options=PLAINLY) if tpu else compiled).as_text()
     except jax.errors.JaxRuntimeError:  # of some TPUs libtpu writes what it cannot read back
         return {}
@@ -111,7 +112,7 @@ def estimated(config: Any, devices: Any, chip: Chip, found: Mapping[str, Any]) -
     for count in ((1, 2) if layers > 1 else (layers,)):
         program = make_program(changed(config, {"unroll": True}, {section: {"layers": count} for section in sections}),
                                devices)
-        with compiling():
+        with quiet_stderr():
             cost = program.lower().compile().cost_analysis()
         seconds = cost.get("optimal_seconds", -1.0)
         if seconds <= 0:

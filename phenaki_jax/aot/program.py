@@ -1,6 +1,5 @@
 """From a config to training's step on a mesh, by shapes alone: no data, no weights, no device."""
 
-import contextlib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from phenaki_jax.input.mix import field_of, find_mixture, stream_rows, stream_sh
 from phenaki_jax.input.motion import TOLD
 from phenaki_jax.input.schema import batch_shapes
 from phenaki_jax.models.build import make_generator, make_tokenizer, tokenizer_config
-from phenaki_jax.parallel import make_mesh, sharding
+from phenaki_jax.parallel import make_mesh, rows_sharding
 from phenaki_jax.training.loop import stage_by_name
+from phenaki_jax.training.metrics import quiet_stderr
 from phenaki_jax.training.optimizer import make_optimizer
 from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.state import TrainState, abstract_state, jit_step, make_step
@@ -49,14 +49,14 @@ def topology_devices(name: str, slices: int = 1) -> list[Any]:
     Raises: UserError for one that libtpu does not know, or where it is not installed.
     """
     if name == "local":
+        if slices > 1:
+            raise UserError(f"--slices={slices} is for TPU topologies; --topology=local has the devices that are here")
         return jax.devices()
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("TPU programs are compiled by libtpu; pip install 'phenaki_jax[aot]'")
     for variable, value in LIBTPU.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
-
-    from phenaki_jax.training.metrics import quiet_stderr
     options = {"num_slices": slices} if slices > 1 else {}
     if config_name := MEGACORE.get(name.partition(":")[0]):
         options["chip_config_name"] = config_name
@@ -89,9 +89,7 @@ def make_program(config: Any, devices: Sequence[Any]) -> Program:
         places = jax.tree.map(lambda x: x.sharding, state)
         step = jit_step(stage, optimizer, schedule, config, places)
         batch = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype,
-                                           sharding=sharding(mesh, ("batch", *(None,) * (x.ndim - 1)), x.shape)),
-            batch_of(config))
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows_sharding(mesh, x.shape)), batch_of(config))
     return Program(mesh, stage, step, make_step(stage, optimizer, schedule, config), state, batch)
 
 
@@ -121,11 +119,3 @@ def _frozen_shapes(config: Any) -> Tree:
     tokenizer = shapes(make_tokenizer(config))
     return tokenizer if config.stage == "generator" else {
         "generator": shapes(make_generator(config)), "tokenizer": tokenizer}
-
-
-@contextlib.contextmanager
-def compiling():
-    """What libtpu and XLA log of a compilation is kept from the terminal."""
-    from phenaki_jax.training.metrics import quiet_stderr
-    with quiet_stderr():
-        yield

@@ -3,7 +3,10 @@
 from phenaki_jax.parallel.compilation import enable_compilation_cache, flops_of, free_unused_memory, product_flops
 from phenaki_jax.parallel.mesh import AXES, device_count, make_mesh, platform
 from phenaki_jax.parallel.processes import join_processes
-from phenaki_jax.parallel.rules import RULES, constrain, partition_spec, shard_batch, sharding, tree_shardings
+from phenaki_jax.parallel.rules import (
+    RULES, constrain, partition_spec,
+    rows_sharding, shard_batch, sharding, tree_shardings,
+)
 
 __all__ = [
     "AXES",
@@ -18,6 +21,7 @@ __all__ = [
     "partition_spec",
     "platform",
     "product_flops",
+    "rows_sharding",
     "shard_batch",
     "sharding",
     "tree_shardings",

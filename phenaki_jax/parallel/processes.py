@@ -13,7 +13,7 @@ def join_processes() -> None:
     """Joins the other processes of this run, where the environment speaks of any; else this one is alone.
 
     - JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID: on any hosts
-      (launch/local_multiprocess.sh, launch/multi_gpu.sh).
+      (launch/local_multiprocess.sh).
     - srun with several tasks, mpirun with several ranks, GKE with several TPU hosts: told by what they set themselves.
     - PHENAKI_PROCESSES=auto: whatever `jax.distributed.initialize` finds, for TPU VMs, whose metadata has to be asked.
 

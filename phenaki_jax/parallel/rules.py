@@ -85,6 +85,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(mesh, axes, x.shape))
 
 
+def rows_sharding(mesh: Mesh | AbstractMesh, shape: Sequence[int]) -> NamedSharding:
+    """Where an array of a batch, of this global shape, lies: its rows over data and fsdp."""
+    return sharding(mesh, ("batch", *(None,) * (len(shape) - 1)), shape)
+
+
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
     """This process's rows of a batch (a tree of numpy arrays) -> global device arrays, rows over data and fsdp.
 
@@ -94,7 +99,7 @@ def shard_batch(mesh: Mesh, batch: Any) -> Any:
 
     def place(rows):
         shape = (rows.shape[0] * processes, *rows.shape[1:])
-        target = sharding(mesh, ("batch", *(None,) * (rows.ndim - 1)), shape)
+        target = rows_sharding(mesh, shape)
         if processes == 1:
             return jax.device_put(rows, target)
         return jax.make_array_from_process_local_data(target, rows, shape)

@@ -111,6 +111,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 @pytest.mark.parametrize("options, words", [
     (["--topology=v9z:2x2"], "--topology='v9z:2x2' is none that libtpu knows|pip install 'phenaki_jax.aot.'"),
     (["--topology=local", "--slices=0"], "--slices=0 must be"),
+    (["--topology=local", "--slices=2"], "--slices=2 is for TPU topologies"),
     (["--topology=local", "--rows_a_chip=0"], "--rows_a_chip=0 must be at least 1"),
     (["--topology=local", "--config.mesh.fsdp=3"], "mesh.fsdp=3.* uses 3 devices, but there are 8"),
     (["--topology=local", "--config.data.mixture=nothing"], "data.mixture='nothing' is not registered")])

@@ -41,7 +41,7 @@ def arrays(workdir):
 
 
 def test_two_and_four_processes_are_one(tmp_path):
-    """Losses and checkpoint are those of one process with as many devices; those of two are so to the last bit."""
+    """Losses and checkpoint are those of one process with as many devices, up to rounding."""
     for processes in (1, 2, 4):
         started = begin(processes, tmp_path / f"{processes}", 12)
         said, _ = started.communicate(timeout=300)
