@@ -46,6 +46,7 @@ T5X = ["t5x @ git+https://github.com/google-research/t5x"]
 # What compiles TPU programs on a machine without one (`phenaki compile`). With it JAX looks for a TPU wherever it starts,
 # and says at length that there is none: an environment of its own, or JAX_PLATFORMS=cpu, keeps it quiet.
 AOT = ["libtpu>=0.0.40"]
+WANDB = ["wandb>=0.19"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
 
 EXTRAS = {
@@ -56,6 +57,7 @@ EXTRAS = {
     "text": TEXT,
     "t5x": T5X,
     "aot": AOT,
+    "wandb": WANDB,
     "test": TEST,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],

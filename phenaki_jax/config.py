@@ -28,7 +28,9 @@ OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.buckets": (), "data.tok
             "data.workers": 0, "data.patience": 45.0, "data.max_bad": 0.01, "generator.conditions": (),
             "tokenizer.first_frame": "apart", "train.accumulate": 1, "train.ends_given": 0.0, "train.init_from": "",
             "train.noise_augmentation": 0.0, "sampling.noise_augmentation": 0.0, "text.path": "", "text.vocabulary": "",
-            "text.activation": "", "text.dtype": "float32", "text.cache": ""}
+            "text.activation": "", "text.dtype": "float32", "text.cache": "", "optimizer.mu_dtype": "float32",
+            "train.spike": 0.0, "train.max_skipped": 10, "train.save_patience": 600.0, "train.wandb": "",
+            "tokenizer.attention_block": 512, "generator.attention_block": 512, "critic.attention_block": 512}
 
 
 def load_config(source: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigDict:

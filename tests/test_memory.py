@@ -1,9 +1,11 @@
 """The process that starts itself again so that its memory is kept."""
 
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -30,3 +32,21 @@ def test_a_program_starts_again_once_in_its_place():
     assert last == f"{memory.TUNABLES} {sys.executable} a b --c=d"
     for given in ("", "glibc.malloc.check=0"):
         assert len(run(GLIBC_TUNABLES=given)) == 2
+
+
+class Circle:
+    def __init__(self):
+        self.own = self
+
+
+def test_circles_wait_until_they_are_asked_for_and_all_is_as_before_afterwards():
+    was_on = gc.isenabled()
+    with pytest.raises(KeyError):
+        with memory.unhurried_garbage() as collect:
+            gone = weakref.ref(Circle())
+            for _ in range(5000):  # far beyond what the collector lets pass
+                Circle()
+            assert gone() is not None
+            assert collect() >= 5001 and gone() is None
+            raise KeyError
+    assert gc.isenabled() == was_on and gc.get_freeze_count() == 0

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from phenaki_jax import config as configs
 from phenaki_jax.errors import UserError
-from phenaki_jax.input.mix import field_of, find_mixture, stream_rows, stream_shares
+from phenaki_jax.input.mix import field_of, find_mixture, sources_of, stream_rows, stream_shares
 from phenaki_jax.input.motion import TOLD
 from phenaki_jax.input.schema import batch_shapes
 from phenaki_jax.models.build import make_generator, make_tokenizer, tokenizer_config
@@ -97,7 +97,8 @@ def batch_of(config: Any) -> Tree:
     """The shapes of a step's batch of all hosts; with data.schedule that of the last phase."""
     mixture = configs.mixtures(config)[-1][1]
     tasks, rates = find_mixture(mixture, tuple(config.data.modules), field_of(config), config.data.data_dir or None)
-    shares = stream_shares({task.name: task.source.stream for task in tasks}, rates)
+    streams = {task.name: task.source.stream for task in tasks}
+    shares = stream_shares(streams, rates)
     rows = stream_rows(shares, config.batch_size, mixture, field_of(config))
     is_told = config.stage != "tokenizer"
     names = (config.get("generator") or {}).get("conditions", ()) if is_told else ()
@@ -106,7 +107,8 @@ def batch_of(config: Any) -> Tree:
         rows, frames=config.tokenizer.frames, height=config.tokenizer.height, width=config.tokenizer.width,
         text_length=config.text.length, told=[name for name in names if name in TOLD],
         embeddings=(config.text.embed_dim, jnp.dtype(config.text.dtype)) if cached else None,
-        token_grid=tokenizer_config(config).grid if is_told and config.data.get("token_cache") else None)
+        token_grid=tokenizer_config(config).grid if is_told and config.data.get("token_cache") else None,
+        sources=sources_of(streams))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(*x), shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 

@@ -16,7 +16,7 @@ from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.input import ahead, order, preprocess
 from phenaki_jax.input.cache import Cache
 from phenaki_jax.input.columns import Columns, Place, is_column
-from phenaki_jax.input.mix import MODULES, Draws, field_of, find_mixture, stream_rows, stream_shares
+from phenaki_jax.input.mix import MODULES, Draws, field_of, find_mixture, sources_of, stream_rows, stream_shares
 from phenaki_jax.input.motion import TOLD
 from phenaki_jax.input.reading import BadRecords, Kept, name_of, read_task
 from phenaki_jax.input.records import BadRecord
@@ -120,6 +120,7 @@ class Loader:
         self._lengths = {"video": frames, "text": text_length if vocabulary is BYTES else CAPTION_BYTES, "fps": fps,
                          "height": height, "width": width}
         self.streams = {task.name: task.stream for task in self._tasks.values()}
+        self._sources = sources_of(self.streams)
         self._embeddings, self._tokens = (
             Columns(kept, what, {(name, size): records for name, task in self._tasks.items()
                                  for size, records in task.records.items()}) if isinstance(kept, str) else kept
@@ -147,6 +148,10 @@ class Loader:
     def draw(self, stream: str, position: int) -> tuple[str, int]:
         """The task of the row at a position of a stream, and the number that `example` wants."""
         return self._draws.at(stream, position)
+
+    def sources_at(self, step: int) -> dict[str, tuple[str, ...]]:
+        """`mix.sources_of` a step's mixture."""
+        return self._sources
 
     def bucket_at(self, step: int) -> tuple[int, int] | None:
         """The (height, width) that a step's records have; None without buckets."""
@@ -229,7 +234,7 @@ class Loader:
         return batch_shapes(
             self.rows, frames=frames, height=height, width=width, text_length=self._text_length, told=self._told,
             embeddings=(*self._embeddings.shape, self._embeddings.dtype) if self._embeddings else None,
-            token_grid=tuple(self._tokens.about["grid"]) if self._tokens else None)
+            token_grid=tuple(self._tokens.about["grid"]) if self._tokens else None, sources=self._sources)
 
     @property
     def nbytes(self) -> int:
@@ -256,12 +261,15 @@ class Loader:
             out = {name: np.zeros((share, *shape[1:]), dtype) for name, (shape, dtype) in shapes[stream].items()}
             for row in range(share):
                 position = first[stream] + host * share + row
-                example = self.example(*self.draw(stream, position), bucket, watch)
+                task, number = self.draw(stream, position)
+                example = self.example(task, number, bucket, watch)
                 ids = self.ids(example)
                 video = example["video"] if size == whole else preprocess.shrink(example["video"], size)
                 out["video"][row] = video
                 out["text"][row, :len(ids)] = ids
                 out["known_frames"][row] = min(int(example["known_frames"]), max(len(video) - LEFT_TO_PREDICT, 0))
+                if stream in self._sources:
+                    out["sources"][row, self._sources[stream].index(task)] = 1
                 for name in self._told:
                     out[name][row] = TOLD[name](video, float(example["fps"]))
                 if self._embeddings:
@@ -304,6 +312,10 @@ class Schedule:
     def at(self, step: int) -> Loader:
         """The loader whose turn it is."""
         return next(loader for loader in reversed(self.loaders) if loader.start <= step)
+
+    def sources_at(self, step: int) -> dict[str, tuple[str, ...]]:
+        """As `Loader.sources_at`."""
+        return self.at(step).sources_at(step)
 
     @property
     def nbytes(self) -> int:

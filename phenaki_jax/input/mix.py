@@ -121,6 +121,13 @@ def _exact(rate: float) -> fractions.Fraction:
     return fractions.Fraction(rate).limit_denominator(10**6)
 
 
+def sources_of(streams: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The tasks of each stream that has several, in the order of a batch's `sources`. streams: task -> stream."""
+    tasks = {stream: tuple(sorted(task for task, its in streams.items() if its == stream))
+             for stream in sorted(set(streams.values()))}
+    return {stream: names for stream, names in tasks.items() if len(names) > 1}
+
+
 def stream_rows(shares: Mapping[str, fractions.Fraction], batch_size: int, mixture: str = "",
                 field: str = "data.mixture") -> dict[str, int]:
     """Rows of each stream in a batch; UserError if they are no whole numbers."""

@@ -36,7 +36,7 @@ class Stream(TypedDict):
     For a generator that is told them, fps and motion float32 [B]: frames a second, and how much moves
     (`motion.motion_score`), both NaN for images.
     With caches also text_embeds [B, P, E], float32 or bfloat16 (zeros where text is padding), and tokens int32
-    [B, T, H, W] of the video.
+    [B, T, H, W] of the video. Where a stream is of several data sets also sources uint8 [B, N], 1 at the row's own.
     """
 
     video: np.ndarray
@@ -46,6 +46,7 @@ class Stream(TypedDict):
     motion: NotRequired[np.ndarray]
     text_embeds: NotRequired[np.ndarray]
     tokens: NotRequired[np.ndarray]
+    sources: NotRequired[np.ndarray]
 
 
 Batch = dict[str, Stream]  # by stream, "video" and "image"; a stream without rows is absent
@@ -53,11 +54,12 @@ Batch = dict[str, Stream]  # by stream, "video" and "image"; a stream without ro
 
 def batch_shapes(rows: Mapping[str, int], *, frames: int, height: int, width: int, text_length: int = TEXT_LENGTH,
                  told: Sequence[str] = (), embeddings: tuple[int, np.dtype] | None = None,
-                 token_grid: tuple[int, int, int] | None = None) -> dict[str, dict[str, tuple[tuple, np.dtype]]]:
+                 token_grid: tuple[int, int, int] | None = None,
+                 sources: Mapping[str, Sequence[str]] | None = None) -> dict[str, dict[str, tuple[tuple, np.dtype]]]:
     """The (shape, dtype) of every array of a batch with `rows` rows a stream.
 
     told: names of numbers beside the text. embeddings: width and dtype of a text cache's. token_grid: [T, H, W] of a
-    clip's cached tokens.
+    clip's cached tokens. sources: `mix.sources_of`.
     """
     shapes = {}
     for stream, count in rows.items():
@@ -73,6 +75,8 @@ def batch_shapes(rows: Mapping[str, int], *, frames: int, height: int, width: in
         if token_grid:
             steps = token_grid[0] if stream == "video" else 1
             shapes[stream]["tokens"] = (count, steps, *token_grid[1:]), np.dtype(np.int32)
+        if sources and stream in sources:
+            shapes[stream]["sources"] = (count, len(sources[stream])), np.dtype(np.uint8)
     return shapes
 
 

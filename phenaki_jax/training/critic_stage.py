@@ -11,14 +11,16 @@ from phenaki_jax.models.build import make_critic, make_generator, make_tokenizer
 from phenaki_jax.sampling.critique import fill, roc_auc
 from phenaki_jax.sampling.decoding import Sampler
 from phenaki_jax.sampling.schedules import masked_share
+from phenaki_jax.training.by_source import by_source
 from phenaki_jax.training.rows import Reader
 from phenaki_jax.training.stage import Stage
 
 
-def critic_loss(logits_BTHW: jax.Array, fake_BTHW: jax.Array, free_BTHW: jax.Array) -> jax.Array:
-    """Binary cross-entropy of which tokens are the model's, the mean over those that could be."""
+def row_losses(logits_BTHW: jax.Array, fake_BTHW: jax.Array, free_BTHW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Binary cross-entropy of which tokens are the model's: of each row its sum over those that could be, and how many
+    these are, both float32 [B]."""
     losses = optax.sigmoid_binary_cross_entropy(logits_BTHW, fake_BTHW.astype(jnp.float32))
-    return jnp.sum(losses * free_BTHW) / jnp.maximum(jnp.sum(free_BTHW), 1)
+    return jnp.sum(losses * free_BTHW, axis=(1, 2, 3)), jnp.sum(free_BTHW, axis=(1, 2, 3), dtype=jnp.float32)
 
 
 def make_stage(config, frozen=None) -> Stage:
@@ -47,11 +49,13 @@ def make_stage(config, frozen=None) -> Stage:
                 config.train.mask_schedule, fill_key))
             logits = critic(filled, critic.read(text, rows.text_mask, rows.told), key=dropout_key)
             fake = filled != rows.tokens
-            value = critic_loss(logits, fake, free)
+            sums, counts = row_losses(logits, fake, free)
+            value = sums.sum() / jnp.maximum(counts.sum(), 1)
             total += share * value
             right = jnp.sum(drawn & ~fake) / jnp.maximum(jnp.sum(drawn), 1)
             metrics |= {f"{name}/auc": roc_auc(logits, fake, free), f"{name}/auc_drawn": roc_auc(logits, drawn, free),
                         f"{name}/cross_entropy": value, f"{name}/drawn_right": right}
+            metrics |= by_source(f"{name}/cross_entropy", batch[name].get("sources"), sums, counts)
         return total, (pure.variables(critic), metrics)
 
     sampler = Sampler(generator, tokenizer, pure)

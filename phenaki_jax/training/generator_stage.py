@@ -1,5 +1,7 @@
 """Stage two: the masked transformer, on clips and images at once (Phenaki, section 2.2 and appendix B.2)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,7 @@ from phenaki_jax.models.maskgit import Generator, split_logits
 from phenaki_jax.models.tree import ARRAYS
 from phenaki_jax.sampling.decoding import Sampler
 from phenaki_jax.sampling.schedules import masked_share, random_mask
+from phenaki_jax.training.by_source import by_source
 from phenaki_jax.training.rows import Reader
 from phenaki_jax.training.stage import Stage
 
@@ -17,7 +20,8 @@ from phenaki_jax.training.stage import Stage
 def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_mask_BP: jax.Array,
                 given_BT: jax.Array, key: jax.Array, schedule: str = "uniform", label_smoothing: float = 0.0,
                 z_loss: float = 0.0, conditions_BN: jax.Array | None = None,
-                noise_B: jax.Array | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
+                noise_B: jax.Array | None = None,
+                sources_BN: jax.Array | None = None) -> tuple[jax.Array, dict[str, Any]]:
     """The loss and, as metrics, cross-entropy and accuracy of the masked positions alone, means over all of them.
 
     Args:
@@ -29,6 +33,7 @@ def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_
         section 5).
       conditions_BN: numbers beside the text, NaN where not told; see `TokenTransformer.read`.
       noise_B: share of each row's given tokens that the model sees as random ones.
+      sources_BN: the rows' data sets, for metrics of each (`by_source`).
     """
     mask_key, dropout_key, noise_key = jax.random.split(key, 3)
     B, T, H, W = tokens_BTHW.shape
@@ -57,13 +62,16 @@ def masked_loss(model: Generator, tokens_BTHW: jax.Array, text: jax.Array, text_
     def mean(x):
         return jnp.sum(x * mask_BTHW) / jnp.maximum(jnp.sum(mask_BTHW), 1)
 
-    return mean(objective), {"cross_entropy": mean(entropy), "masked_accuracy": mean(hits)}
+    masked = lambda x: jnp.sum(x * mask_BTHW, axis=(1, 2, 3))
+    return mean(objective), {"cross_entropy": mean(entropy), "masked_accuracy": mean(hits)} | by_source(
+        "cross_entropy", sources_BN, masked(entropy), masked(1.0))
 
 
 def make_stage(config, frozen=None) -> Stage:
     """The generator's stage over a trained tokenizer.
 
-    Metrics: of each stream, cross_entropy and masked_accuracy; text_padding and padding, see `rows.Reader`.
+    Metrics: of each stream, cross_entropy (also of each data set) and masked_accuracy; text_padding and padding, see
+    `rows.Reader`.
 
     Args:
       frozen: {"params", "variables"} of the tokenizer's run.
@@ -82,7 +90,8 @@ def make_stage(config, frozen=None) -> Stage:
         total, metrics = 0.0, {}
         for name, share, rows, loss_key in reader.streams(batch, codec, frozen, key):
             value, found = masked_loss(model, rows.tokens, rows.text, rows.text_mask, rows.given, loss_key,
-                                       config.train.mask_schedule, label_smoothing, z_loss, rows.told, rows.noise)
+                                       config.train.mask_schedule, label_smoothing, z_loss, rows.told, rows.noise,
+                                       batch[name].get("sources"))
             total += share * value
             metrics |= {f"{name}/{what}": value for what, value in found.items()}
         return total, (pure.variables(model), metrics | reader.padding(batch))

@@ -1,5 +1,6 @@
 """The training loop: one function, read from top to bottom. Only here does training touch files."""
 
+import collections
 import dataclasses
 import importlib
 import json
@@ -15,9 +16,11 @@ import numpy as np
 from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.errors import DataError, UserError
+from phenaki_jax.memory import unhurried_garbage
 from phenaki_jax.parallel import enable_compilation_cache, free_unused_memory, make_mesh, shard_batch
 from phenaki_jax.training import checkpoints as ckpt
 from phenaki_jax.training import metrics as report
+from phenaki_jax.training.by_source import named
 from phenaki_jax.training.caches import check_caches
 from phenaki_jax.training.goodput import Efficiency, Goodput, Profile, device_memory
 from phenaki_jax.training.guard import check_skipped
@@ -28,10 +31,15 @@ from phenaki_jax.training.state import abstract_state, create_state, jit_step, m
 from phenaki_jax.training.stop import Stop
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
-FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep", "mesh.",
-               "data.data_dir", "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache",
-               "sampling.", "train.init_from", "tokenizer.remat", "tokenizer.attention_block", "generator.remat",
-               "generator.attention_block", "critic.remat", "critic.attention_block")
+FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep",
+               "train.wandb", "train.max_skipped", "train.save_patience", "train.init_from", "mesh.", "data.data_dir",
+               "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache", "sampling.",
+               "tokenizer.remat", "tokenizer.attention_block", "generator.remat", "generator.attention_block",
+               "critic.remat", "critic.attention_block")
+
+AHEAD = 2  # steps that have been asked for and not been done
+COLLECT_EVERY = 100  # steps
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -63,7 +71,8 @@ def train(
     A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False. A checkpoint that was damaged on the
     disk is set aside for the one before it; a full disk is told of and does not end a run, unless at its end.
 
-    A logged line has the means over the steps since the last one (`metrics.means`). Where ``data.schedule`` begins
+    A logged line has the means over the steps since the last one (`metrics.means`), where a stream is of several data
+    sets also for each of them. Where ``data.schedule`` begins
     another phase, batches have other streams: the step is compiled once more, lines have other names from there on, and
     samples are of held-out records of the phase's mixture.
 
@@ -122,13 +131,14 @@ def train(
     # ---------------------------------------------------------------- what it says of itself
     window = report.Window(workdir, start, config.train.keep)
     metrics_file = report.MetricsFile(workdir, start) if is_main else None
-    events = report.TensorBoard(workdir) if is_main and tensorboard else None
+    writers = report.open_writers(workdir, config, tensorboard) if is_main else []
     devices_text = f"{mesh.size} × {mesh.devices.flat[0].device_kind}"
     _print(f"{stage.name}: {report.count_parameters(state.params):,} parameters on {devices_text}")
     _print(report.parameter_overview(state.params))
     if start:
         _print(f"resumed at step {start} of {total}")
     progress = report.Progress(stage.name, total, start)
+    sources_at = getattr(loader, "sources_at", lambda step: {})
     spent, efficiency = Goodput(), Efficiency(mesh.size, mesh.devices.flat[0].device_kind)
     profile = Profile(workdir / "profile", profile_steps)
 
@@ -141,25 +151,27 @@ def train(
     def log(step: int, rows: list[report.Row]) -> None:
         check_skipped(config, step, rows)
         last_logged.clear()
-        last_logged.update(report.means(rows))
+        last_logged.update(named(report.means(rows), sources_at(step - 1)))
         if is_main:
             metrics_file.write(step, last_logged)
-        if events:
-            events.scalars(step, {**last_logged, **timing()})
+        for writer in writers:
+            writer.scalars(step, {**last_logged, **timing()})
         progress.update(progress.step, f"loss {last_logged['loss']:.4g}")
         if last_logged.get("skipped"):
             progress.say(f"{last_logged['skipped']:g} of the {len(rows)} steps up to {step} were skipped: their loss "
                          "or its gradient was not finite, or too high")
 
     # ---------------------------------------------------------------- the steps
-    # Nothing waits for the device but the log, and that only once the step after the logged one is on its way.
+    # Nothing waits for the device but the log, and that only once the step after the logged one is on its way; and what
+    # would run further ahead of it than AHEAD steps, whose batches would fill its memory.
     always_logged = {1, total, *(first for first, _ in configs.mixtures(config))}  # no line is of two phases
     sample_batches: dict[str, Any] = {}
     programs: dict[str, Callable] = {}
+    under_way: collections.deque[jax.Array] = collections.deque()
     pending: tuple[int, list] | None = None
     finished_step, failed = start, None
     progress.update(start)
-    with jax.set_mesh(mesh), checkpoints, Stop() as stop:
+    with jax.set_mesh(mesh), checkpoints, Stop() as stop, unhurried_garbage() as collect:
         batches = loader.iterate(start)
         batch = shard_batch(mesh, next(batches))
         for step in range(start + 1, total + 1):
@@ -177,6 +189,9 @@ def train(
             state, values = programs[shapes](state, batch)
             finished_step = step
             profile.after(step, values)
+            under_way.append(values["loss"])
+            if len(under_way) > AHEAD:
+                jax.block_until_ready(under_way.popleft())
             if step < total:
                 asked = time.monotonic()
                 try:
@@ -196,6 +211,8 @@ def train(
             window.add(values)
             if step % config.train.log_every == 0 or step in always_logged:
                 pending = step, window.take()
+            if step % COLLECT_EVERY == 0:
+                collect()
             if start + 1 == step:
                 jax.block_until_ready(values)
             progress.update(step)
@@ -225,8 +242,8 @@ def train(
                 if is_main:
                     _written("a sample", lambda: media.write_image(workdir / "samples" / f"{step}.png",
                                                                    np.asarray(picture)))
-                if events:
-                    events.image(step, picture)
+                for writer in writers:
+                    writer.image(step, picture)
             if stopping:
                 break
 
@@ -246,8 +263,8 @@ def train(
         close()
     if is_main:
         metrics_file.close()
-    if events:
-        events.close()
+    for writer in writers:
+        writer.close()
     if failed:
         kept = "nothing is saved" if last is None else (
             f"saved at step {last} of {total}, from where the same command goes on")

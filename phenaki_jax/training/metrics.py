@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -16,16 +17,19 @@ import jax
 import numpy as np
 
 from phenaki_jax import media
+from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation.report import peak_memory_gb
 
 __all__ = [
     "MetricsFile",
     "Progress",
     "TensorBoard",
+    "WandB",
     "Window",
     "count_parameters",
     "duration",
     "means",
+    "open_writers",
     "parameter_overview",
     "peak_memory_gb",
     "quiet_stderr",
@@ -186,6 +190,43 @@ class TensorBoard:
             except Exception as error:  # noqa: BLE001  TensorFlow's errors, by way of clu's thread
                 self._writer = None
                 print(f"TensorBoard's events end here ({' '.join(str(error).split())[:200]})", flush=True)
+
+
+class WandB:
+    """Scalars and pictures for Weights & Biases; a run that goes on does so under its id, of wandb_id in its folder.
+
+    Where they go to is $WANDB_MODE's and $WANDB_BASE_URL's to say. Steps that were told before are left out there.
+
+    Raises: UserError where the package is not installed.
+    """
+
+    def __init__(self, workdir: str | Path, project: str, config: Any):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(f"train.wandb={project!r} wants Weights & Biases, which is not installed; pip install "
+                            "'phenaki_jax[wandb]', or leave the field empty") from None
+        self._image, kept = wandb.Image, Path(workdir) / "wandb_id"
+        if not kept.exists():
+            media.write_text(kept, secrets.token_hex(8) + "\n")
+        self._run = wandb.init(project=project, name=Path(workdir).name, id=kept.read_text().strip(), resume="allow",
+                               dir=str(workdir), config=config.to_dict())
+
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._run.log(dict(scalars), step=step)
+
+    def image(self, step: int, picture: np.ndarray) -> None:
+        """picture: uint8 [Y, X, 3]."""
+        self._run.log({"samples": self._image(picture)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def open_writers(workdir: str | Path, config: Any, tensorboard: bool) -> list[TensorBoard | WandB]:
+    """Where logged lines and samples go beside the run's own files."""
+    project = config.train.get("wandb", "")
+    return [TensorBoard(workdir)] * tensorboard + ([WandB(workdir, project, config)] if project else [])
 
 
 def duration(seconds: float) -> str:

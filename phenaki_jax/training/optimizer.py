@@ -15,6 +15,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from phenaki_jax.errors import UserError
 
 OPTIMIZERS = ("adamw", "muon")
+MU_DTYPES = ("float32", "bfloat16")
 # Axes inside the network. A matrix between two of them is Muon's; embeddings, heads and tables touch another axis.
 HIDDEN_AXES = frozenset({"embed", "mlp", "heads", "kv", "joined_kv"})
 MUON_RMS = 0.2  # update's root mean square, so that AdamW's learning rate fits (arXiv 2502.16982, section 2.2)
@@ -67,18 +68,23 @@ def make_optimizer(config, axes: Any, aids: tuple[str, ...] = ()) -> tuple[optax
 
     axes: the stage's tree of logical axes, like its params. Gradients are clipped to the global norm
     ``optimizer.clip`` first (0: not at all). Under "muon" the matrices inside the network are orthogonalised, a layer
-    at a time, and scaled so that one learning rate serves both; all the rest is AdamW's.
+    at a time, and scaled so that one learning rate serves both; all the rest is AdamW's. ``optimizer.mu_dtype``, one of
+    MU_DTYPES, is the type in which the model's first moments are kept.
     aids: top-level names of params that help training, such as a discriminator: Adam's, at the constant rate
     ``loss.discriminator_rate`` and clipped apart, so that the model is updated as it would be without them.
 
-    Raises: UserError for an unknown name.
+    Raises: UserError for an unknown name or type.
     """
     options, schedule = config.optimizer, make_schedule(config)
     if aids:
         axes = {name: part for name, part in axes.items() if name not in aids}
+    mu_dtype = options.get("mu_dtype", "float32")
+    if mu_dtype not in MU_DTYPES:
+        raise UserError(f"optimizer.mu_dtype is {mu_dtype!r}, which is not one of {', '.join(MU_DTYPES)}.")
     if options.name == "adamw":
         update = optax.adamw(
-            schedule, b1=options.b1, b2=options.b2, weight_decay=options.weight_decay, mask=decay_mask(axes)
+            schedule, b1=options.b1, b2=options.b2, weight_decay=options.weight_decay, mask=decay_mask(axes),
+            mu_dtype=mu_dtype,
         )
     elif options.name == "muon":
         update = muon(
@@ -89,6 +95,7 @@ def make_optimizer(config, axes: Any, aids: tuple[str, ...] = ()) -> tuple[optax
             adam_b2=options.b2,
             muon_weight_dimension_numbers=jax.tree.map(matrix_dimensions, axes, is_leaf=is_axes),
             consistent_rms=MUON_RMS,
+            mu_dtype=mu_dtype,
         )
     else:
         raise UserError(f"optimizer.name is {options.name!r}, which is not one of {', '.join(OPTIMIZERS)}.")

@@ -127,6 +127,14 @@ def create_state(
     return dataclasses.replace(state, frozen=frozen, given=given)
 
 
+def _over_parts(metric: Any) -> Any:
+    """The mean of a metric's values [parts]; of (values, taken) over the parts that took it."""
+    if not isinstance(metric, tuple):
+        return metric.mean(0)
+    values, taken = metric
+    return jnp.sum(values * taken, axis=0) / jnp.maximum(jnp.sum(taken, axis=0), 1), jnp.max(taken, axis=0)
+
+
 def make_step(
     stage: Stage, optimizer: optax.GradientTransformation, schedule: Callable, config
 ) -> Callable[[TrainState, Tree], tuple[TrainState, dict[str, jax.Array]]]:
@@ -172,7 +180,7 @@ def make_step(
         (sums, variables), metrics = jax.lax.scan(
             part, (zeros, state.variables), (jnp.arange(parts), jax.tree.map(divide, batch)))
         mean = lambda tree: jax.tree.map(lambda x: x / parts, tree)
-        return mean(sums), variables, jax.tree.map(lambda x: x.mean(0), metrics)
+        return mean(sums), variables, {name: _over_parts(value) for name, value in metrics.items()}
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)

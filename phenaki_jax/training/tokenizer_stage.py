@@ -8,6 +8,7 @@ from phenaki_jax.media import to_float, to_uint8
 from phenaki_jax.models.build import make_discriminator, make_tokenizer
 from phenaki_jax.pictures import grid, sheet
 from phenaki_jax.training.adversarial import lecam_state
+from phenaki_jax.training.by_source import by_source
 from phenaki_jax.training.stage import Stage
 from phenaki_jax.training.tokenizer_losses import (
     Adversary, Perception, adversarial_terms, comparison, loss_config, pulled)
@@ -51,6 +52,8 @@ def make_stage(config, frozen=None) -> Stage:
                 played, averages, more = adversarial_terms(adversary, video, reconstruction, pull, loss_key)
                 weighted += played
                 found |= more
+            found |= by_source("l2", batch[name].get("sources"),
+                               jnp.mean(jnp.square(reconstruction - video), axis=(1, 2, 3, 4)))
             total += share * weighted
             metrics = {f"{name}/{what}": value for what, value in found.items()} | quantized.metrics | metrics
         variables = pure.variables(model) | ({AID: averages} if discriminator else {})

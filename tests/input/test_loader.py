@@ -65,7 +65,7 @@ def test_an_error_in_the_thread_is_raised_to_the_reader(make, monkeypatch):
 
 def test_forms_and_shares_are_exact(make):
     load = make()
-    shapes = batch_shapes(load.rows, frames=11, height=32, width=32)
+    shapes = batch_shapes(load.rows, frames=11, height=32, width=32, sources={"video": ("clips", "stories")})
     assert load.rows == {"video": 16, "image": 4}
     for step in range(4):
         batch = load.batch(step)
@@ -158,6 +158,16 @@ def test_tasks_come_at_their_rates(make):
         count = Counter(load.draw("video", first + position)[0] for position in range(4))
         assert count == {"sprite_clips_32_tiny": 3, "sprite_stories_32_tiny": 1}
     assert {load.draw("image", position)[0] for position in range(50)} == {"sprite_images_32_tiny"}
+
+
+def test_rows_of_a_stream_of_several_data_sets_say_whose_they_are(make):
+    load, step = make(), 3
+    names = load.sources_at(step)
+    assert names == {"video": ("sprite_clips_32_tiny", "sprite_stories_32_tiny")}
+    batch, first = load.batch(step), load.positions(step)["video"]
+    drawn = [load.draw("video", first + row)[0] for row in range(load.rows["video"])]
+    assert [names["video"][row.argmax()] for row in batch["video"]["sources"]] == drawn and len(set(drawn)) == 2
+    assert batch["video"]["sources"].sum(1).tolist() == [1] * load.rows["video"] and "sources" not in batch["image"]
 
 
 @pytest.mark.parametrize("rates, block", [

@@ -3,10 +3,16 @@
 import io
 import json
 import math
+import sys
+import types
 
 import numpy as np
+import pytest
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.training import metrics as report
+from tests.training.runs import run
+from tests.training.tiny_run import tiny_config
 
 
 def test_floats_come_back_to_the_last_digit(tmp_path):
@@ -125,3 +131,44 @@ def test_the_overview_counts_every_parameter():
     assert "2,020" in text.splitlines()[-1]
     assert any("encoder/a" in line and " 16 " in line and "2 arrays" in line for line in text.splitlines())
     assert any("head" in line and "1000×2" in line for line in text.splitlines())
+
+
+class FakeRun:
+    """What `wandb.init` gives, as far as it is used, with its rule that steps only grow."""
+
+    def __init__(self, **options):
+        self.options, self.rows, self.ended = options, [], False
+
+    def log(self, row, step):
+        assert not self.rows or step >= self.rows[-1][0]
+        self.rows.append((step, row))
+
+    def finish(self):
+        self.ended = True
+
+
+def test_weights_and_biases_gets_the_lines_and_a_run_goes_on_under_its_id(tmp_path, monkeypatch):
+    runs = []
+    fake = types.SimpleNamespace(Image=lambda picture: ("image", picture.shape),
+                                 init=lambda **options: runs.append(FakeRun(**options)) or runs[-1])
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = tiny_config(6)
+    config.train.wandb = "stories"
+    run(tmp_path / "first", config)
+    config.train.steps, config.train.sample_every = 9, 9
+    run(tmp_path / "first", config)
+    first, second = runs
+    assert first.options["project"] == "stories" and first.options["name"] == "first" and first.ended and second.ended
+    assert first.options["id"] == second.options["id"] and second.options["resume"] == "allow"
+    assert first.options["config"]["optimizer"]["b1"] == 0.9
+    told = {step: row["loss"] for step, row in first.rows + second.rows if "loss" in row}
+    assert told == {line["step"]: line["loss"] for line in report.read_lines(tmp_path / "first" / "metrics.jsonl")}
+    assert (9, {"samples": ("image", (4, 4, 3))}) in second.rows
+
+
+def test_who_has_no_weights_and_biases_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = tiny_config(6)
+    config.train.wandb = "stories"
+    with pytest.raises(UserError, match=r"train.wandb='stories' wants Weights & Biases.*phenaki_jax\[wandb\]"):
+        run(tmp_path, config)

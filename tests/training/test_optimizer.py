@@ -107,6 +107,31 @@ def test_what_is_a_matrix(names, dimensions):
     assert (found and tuple(found)) == dimensions
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_first_moments_may_be_bfloat16(name):
+    """They, and nothing else; and the updates are those of float32 up to that rounding."""
+    p, results = params(), {}
+    for dtype in ("float32", "bfloat16"):
+        optimizer, _ = make_optimizer(config(name, mu_dtype=dtype), AXES)
+        state, q = optimizer.init(p), p
+        for t in range(4):
+            updates, state = optimizer.update(params(seed=t), state, q)
+            q = optax.apply_updates(q, updates)
+        kept = [x for x in jax.tree.leaves(state) if x.ndim]
+        results[dtype] = q, sum(x.size for x in kept if x.dtype == jnp.bfloat16), {x.dtype for x in kept}
+    assert results["float32"][1:] == (0, {jnp.dtype("float32")})
+    assert results["bfloat16"][1] == sum(x.size for x in jax.tree.leaves(p))
+    for a, b, start in zip(*(jax.tree.leaves(results[dtype][0]) for dtype in results), jax.tree.leaves(p)):
+        assert a.dtype == b.dtype == jnp.float32
+        moved = np.abs(np.asarray(a - start)).max()
+        assert 0 < np.abs(np.asarray(a - b)).max() < 0.05 * moved
+
+
+def test_a_type_that_moments_cannot_have_is_named():
+    with pytest.raises(UserError, match="optimizer.mu_dtype is 'float16', which is not one of float32, bfloat16"):
+        make_optimizer(config(mu_dtype="float16"), AXES)
+
+
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(UserError, match="'sgd'.*adamw, muon"):
         make_optimizer(config("sgd"), AXES)
