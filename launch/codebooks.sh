@@ -15,7 +15,7 @@ fi
 for quantizer in vq fsq lfq bsq; do
   fields=(--config.tokenizer.quantizer="$quantizer" --config.tokenizer.codebook_size=512)
   if [[ "$quantizer" == fsq ]]; then
-    fields+=(--config.tokenizer.levels=8,8,8)
+    fields+=("--config.tokenizer.levels=8,8,8")
   fi
   "$venv/bin/python" -m phenaki_jax train --config=configs/quickstart.py:tokenizer --workdir="$folder/$quantizer" \
     --config.data.data_dir="$folder/data" "${fields[@]}" "$@"

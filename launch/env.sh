@@ -31,6 +31,7 @@ find_python() {
   return 2
 }
 
+# shellcheck disable=SC2086  # lists of extras are split at their spaces
 _install() {
   local python extra wanted installed="" constraints=() stamp="$venv/.phenaki_stamp"
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then

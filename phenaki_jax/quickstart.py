@@ -248,7 +248,7 @@ def evaluate(pipe: Any, config: Any, sizes: Sizes = Sizes(), suites: Sequence[st
       seed: of the clips, prompts and stories that are asked for, and of what is generated.
       sampler: preset, guidance_scale and the like; left out or None: the run's own.
     """
-    from phenaki_jax.evaluation import control, critic, editing, long_stories, protocols
+    from phenaki_jax.evaluation import control, critic, editing, long_stories, sprites
     rng = [np.random.default_rng([seed, 1, part]) for part in range(5)]
     frames = _size(config)["frames"]
     sampler = {name: value for name, value in sampler.items() if value is not None}
@@ -260,19 +260,19 @@ def evaluate(pipe: Any, config: Any, sizes: Sizes = Sizes(), suites: Sequence[st
     if "tokenizer" in suites:
         print(f"  tokenizer: {sizes.clips} held-out clips", flush=True)
         clips, facts, _ = held_out_clips(rng[0], sizes.clips, config)
-        measurements["tokenizer"] = protocols.tokenizer_protocol(pipe, clips, facts)
+        measurements["tokenizer"] = sprites.tokenizer_protocol(pipe, clips, facts)
     if "attributes" in suites:
         print(f"  generator: {sizes.prompts} prompts of held-out combinations", flush=True)
         asked = held_out_prompts(rng[1], sizes.prompts)
-        measurements["prompts"] = protocols.prompt_protocol(pipe, *asked, seed, num_frames=frames, **sampler)
+        measurements["prompts"] = sprites.prompt_protocol(pipe, *asked, seed, num_frames=frames, **sampler)
         print(f"  generator: {2 * sizes.image_only} prompts of what only images showed", flush=True)
         asked = image_only_prompts(rng[2], sizes.image_only)
-        measurements["image_only"] = protocols.prompt_protocol(pipe, *asked, seed + 1, num_frames=frames, **sampler)
+        measurements["image_only"] = sprites.prompt_protocol(pipe, *asked, seed + 1, num_frames=frames, **sampler)
     if "stories" in suites:
         print(f"  stories: {sizes.stories} of 3 scenes", flush=True)
         stories, videos = sprite_stories(rng[3], sizes.stories, 3, config)
-        measurements["stories"] = protocols.story_protocol(pipe, stories, seed, **sampler)
-        measurements["stories_truth"] = protocols.story_scores(videos, stories)
+        measurements["stories"] = sprites.story_protocol(pipe, stories, seed, **sampler)
+        measurements["stories_truth"] = sprites.story_scores(videos, stories)
     if "long" in suites:
         print(f"  long stories: {sizes.long} of {LONG_SCENES} scenes", flush=True)
         stories, videos = sprite_stories(rng[4], sizes.long, LONG_SCENES, config)

@@ -12,7 +12,7 @@ import numpy as np
 
 from phenaki_jax.evaluation import sprite_world as sw
 from phenaki_jax.evaluation.attributes import ATTRIBUTES, agreement, judge_many
-from phenaki_jax.evaluation.protocols import share, story_scores
+from phenaki_jax.evaluation.sprites import share, story_scores
 
 ENDS = 10  # scenes that are a beginning, or an end
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from phenaki_jax import evaluation, media, pictures, quickstart
-from phenaki_jax.evaluation import protocols
+from phenaki_jax.evaluation import sprites
 from phenaki_jax.evaluation.attributes import ATTRIBUTES
 from phenaki_jax.evaluation.features import FEWEST_CLIPS
 from phenaki_jax.evaluation.sprite_world import IMAGE_ONLY
@@ -148,7 +148,7 @@ def measure(config: Any, run: pathlib.Path, asked: Asked, real: np.ndarray, size
         found: dict[str, Any] = {"parameters": metrics.count_parameters(pipe.generator.params), "losses": losses(run)}
         made = {}
         for kind, frames in (("video", real.shape[1]), ("image", 1)):
-            answers = {what: protocols.prompt_protocol(pipe, *asked[kind][what], SEED + part, num_frames=frames,
+            answers = {what: sprites.prompt_protocol(pipe, *asked[kind][what], SEED + part, num_frames=frames,
                                                        **sampling)
                        for part, what in enumerate(("known", "image_only"))}
             found[kind] = {what: summary(answer) for what, answer in answers.items()}
@@ -175,8 +175,8 @@ def summary(answer: Mapping) -> dict:
         rows = [row for row in answer["per_clip"] if row["facts"][field] == value]
         if rows:
             moves = [row["agrees"]["motion"] for row in rows if "motion" in row["agrees"]]
-            values[value] = protocols.share([row["agrees"][field] for row in rows]) | {
-                "motion": protocols.share(moves)["share"],
+            values[value] = sprites.share([row["agrees"][field] for row in rows]) | {
+                "motion": sprites.share(moves)["share"],
                 "instead": dict(collections.Counter(str(row["shown"][field]) for row in rows).most_common())}
     return {name: answer[name] for name in ("agreement", "interval", "count", "all")} | {
         "mean": float(np.mean(list(answer["agreement"].values()))), "values": values}

@@ -10,7 +10,7 @@ import pytest
 from data.sprite_stories import world
 from phenaki_jax import evaluation
 from phenaki_jax.errors import UserError
-from phenaki_jax.evaluation import protocols, report
+from phenaki_jax.evaluation import report, sprites
 from phenaki_jax.evaluation import sprite_world as sw
 
 
@@ -59,7 +59,7 @@ def told(count, seed=0, scenes=3):
 def test_prompts_drawn_as_asked_score_one_and_keep_their_order():
     prompts, facts = asked(21)
     painter = Painter()
-    result = protocols.prompt_protocol(painter, prompts, facts, 3, batch_size=8, guidance_scale=None, temperature=2.0)
+    result = sprites.prompt_protocol(painter, prompts, facts, 3, batch_size=8, guidance_scale=None, temperature=2.0)
     assert painter.sizes == [8, 8, 8]  # one compiled size; the last batch is filled up
     assert len(set(painter.seeds)) == 3 and painter.settings == [{"temperature": 2.0}] * 3
     assert result["frames"].shape == (21, 11, 32, 32, 3)
@@ -67,14 +67,14 @@ def test_prompts_drawn_as_asked_score_one_and_keep_their_order():
     assert result["count"]["colour"] == 21
     assert result["count"]["speed"] == sum(f["speed"] is not None for f in facts)
     assert [entry["prompt"] for entry in result["per_clip"]] == prompts
-    again = protocols.prompt_protocol(Painter(), prompts, facts, 3, batch_size=8)
+    again = sprites.prompt_protocol(Painter(), prompts, facts, 3, batch_size=8)
     np.testing.assert_array_equal(result["frames"], again["frames"])
 
 
 def test_prompts_drawn_wrongly_lose_exactly_what_is_wrong():
     prompts, facts = asked(40)
     spoil = lambda f: dataclasses.replace(f, colour="red", style="solid" if f.style == "outlined" else f.style)
-    result = protocols.prompt_protocol(Painter(spoil), prompts, facts, 0)
+    result = sprites.prompt_protocol(Painter(spoil), prompts, facts, 0)
     assert result["agreement"]["colour"] == pytest.approx(np.mean([f["colour"] == "red" for f in facts]))
     assert result["agreement"]["style"] == pytest.approx(np.mean([f["style"] != "outlined" for f in facts]))
     assert result["by_value"]["style"]["outlined"] == 0 and result["by_value"]["style"]["striped"] == 1
@@ -88,7 +88,7 @@ def test_tokenizer_protocol_measures_what_a_known_codec_loses():
     facts = [dataclasses.asdict(world.sample_facts(rng)) for _ in range(10)]
     clips = np.stack([world.make_clip(rng, world.Facts(**f)) for f in facts])
     painter = Painter()
-    result = protocols.tokenizer_protocol(painter, clips, facts, batch_size=4)
+    result = sprites.tokenizer_protocol(painter, clips, facts, batch_size=4)
     assert painter.sizes == [4, 4, 4]
     assert set(result["agreement"].values()) == set(result["control"]["agreement"].values()) == {1.0}
     rounded = 255 - (255 - clips) // 2 * 2
@@ -100,32 +100,32 @@ def test_tokenizer_protocol_measures_what_a_known_codec_loses():
 
 
 def test_codebook_use_against_closed_forms():
-    even = protocols.codebook_use(np.arange(32).repeat(3).reshape(2, 3, 4, 4), 64)
+    even = sprites.codebook_use(np.arange(32).repeat(3).reshape(2, 3, 4, 4), 64)
     assert even["usage"] == 0.5 and even["perplexity"] == pytest.approx(32)
-    assert protocols.codebook_use(np.full((5, 4), 7), 8)["perplexity"] == pytest.approx(1)
-    biased = protocols.codebook_use(np.array([0, 0, 0, 1]), 2)
+    assert sprites.codebook_use(np.full((5, 4), 7), 8)["perplexity"] == pytest.approx(1)
+    biased = sprites.codebook_use(np.array([0, 0, 0, 1]), 2)
     assert biased["perplexity"] == pytest.approx((4 / 3) ** 0.75 * 4 ** 0.25)
     with pytest.raises(UserError):
-        protocols.codebook_use(np.array([0, 8]), 8)
+        sprites.codebook_use(np.array([0, 8]), 8)
 
 
 def test_wilson_interval():
-    found = protocols.share([True] * 8 + [False] * 2)  # Newcombe 1998: 0.4902 to 0.9433 for 8 of 10
+    found = sprites.share([True] * 8 + [False] * 2)  # Newcombe 1998: 0.4902 to 0.9433 for 8 of 10
     assert found["share"] == 0.8 and found["interval"] == pytest.approx([0.4902, 0.9433], abs=1e-3)
-    assert protocols.share([True] * 5)["interval"][1] == pytest.approx(1)
-    assert protocols.share([]) == {"share": None, "of": 0, "interval": None}
+    assert sprites.share([True] * 5)["interval"][1] == pytest.approx(1)
+    assert sprites.share([]) == {"share": None, "of": 0, "interval": None}
 
 
 def test_true_stories_score_one_and_have_no_jump():
     stories = told(24)
-    result = protocols.story_protocol(Painter(), stories, 0)
+    result = sprites.story_protocol(Painter(), stories, 0)
     assert result["motion"]["share"] == result["motion"]["worst"] == result["motion_and_speed"]["share"] == 1
     assert len(result["motion"]["by_scene"]) == 3 and result["motion"]["of"] == 72
     assert result["kept"]["share"] == result["kept_as_seen"]["share"] == result["changed"]["share"] == 1
     # Two seams a story: each attribute is either kept or changed.
     assert result["kept"]["of"] + sum(
-        a["facts"][n] != b["facts"][n] for s in stories for a, b in zip(s, s[1:]) for n in protocols.KEEPABLE) == 24 * 8
-    assert set(result["kept"]["by_attribute"]) == set(protocols.KEEPABLE)
+        a["facts"][n] != b["facts"][n] for s in stories for a, b in zip(s, s[1:]) for n in sprites.KEEPABLE) == 24 * 8
+    assert set(result["kept"]["by_attribute"]) == set(sprites.KEEPABLE)
     assert result["vanished"] == 0
     for kind in ("pixels", "displacement"):
         assert result["seam"][kind]["worst_story"] < 1.3, kind
@@ -135,19 +135,19 @@ def test_true_stories_score_one_and_have_no_jump():
 def test_stories_of_different_lengths_are_told_in_groups_and_scored_in_order():
     stories = told(3, scenes=2) + told(2, seed=1, scenes=4) + told(2, seed=2, scenes=2)
     painter = Painter()
-    result = protocols.story_protocol(painter, stories, 0, batch_size=4)
+    result = sprites.story_protocol(painter, stories, 0, batch_size=4)
     assert [len(f) for f in result["frames"]] == [23] * 3 + [47] * 2 + [23] * 2
     assert result["motion"]["share"] == result["kept"]["share"] == 1
 
 
 def test_stories_that_forget_or_freeze():
     stories = told(16)
-    red = protocols.story_protocol(Painter(lambda f: dataclasses.replace(f, colour="red")), stories, 0)
+    red = sprites.story_protocol(Painter(lambda f: dataclasses.replace(f, colour="red")), stories, 0)
     assert red["kept"]["by_attribute"]["shape"] == 1 and red["kept_as_seen"]["share"] == 1
     pairs = [(a["facts"]["colour"], b["facts"]["colour"]) for s in stories for a, b in zip(s, s[1:])]
     kept = [b == "red" for a, b in pairs if a == b]
     assert red["kept"]["by_attribute"]["colour"] == pytest.approx(np.mean(kept))
-    frozen = protocols.story_protocol(Painter(lambda f: dataclasses.replace(f, direction="still", speed=None)),
+    frozen = sprites.story_protocol(Painter(lambda f: dataclasses.replace(f, direction="still", speed=None)),
                                       stories, 0)
     scenes = [s["facts"] for story in stories for s in story]
     assert frozen["motion"]["share"] == pytest.approx(np.mean([f["direction"] == "still" for f in scenes]))
@@ -164,9 +164,9 @@ def test_a_jump_at_a_seam_is_found_and_one_inside_is_not_a_seam():
         shift = 5.0 * (np.arange(23) >= jump_at) if jump_at else np.zeros(23)
         return np.stack([world.draw(facts[0], (x, 15.0), 6.5, 32) for x in path + shift])
 
-    smooth = protocols.story_scores([video()], [story])["seam"]
-    seam = protocols.story_scores([video(11)], [story])["seam"]
-    inside = protocols.story_scores([video(17)], [story])["seam"]
+    smooth = sprites.story_scores([video()], [story])["seam"]
+    seam = sprites.story_scores([video(11)], [story])["seam"]
+    inside = sprites.story_scores([video(17)], [story])["seam"]
     assert smooth["displacement"]["ratio"] == pytest.approx(1, abs=0.2)
     assert seam["displacement"]["ratio"] == pytest.approx(4.6 / 0.4, rel=0.2)
     assert seam["pixels"]["ratio"] > 4 > smooth["pixels"]["ratio"]
@@ -180,7 +180,7 @@ def test_a_new_colour_is_no_jump_of_pixels():
     video = world.make_story(np.random.default_rng(0), [(f, n) for f, n in zip(facts, (11, 12, 12))])
     change = [np.abs(b.astype(float) - a).mean() for a, b in zip(video, video[1:])]
     assert int(np.argmax(change)) == 10  # the largest change of all is the wished-for one
-    seam = protocols.story_scores([video], [story])["seam"]
+    seam = sprites.story_scores([video], [story])["seam"]
     assert seam["pixels"]["at_seams"] == pytest.approx(change[22])
     assert seam["pixels"]["inside"] == pytest.approx(max(change[:10] + change[11:22] + change[23:]))
     assert seam["displacement"]["ratio"] == pytest.approx(1, abs=0.15)
@@ -189,15 +189,15 @@ def test_a_new_colour_is_no_jump_of_pixels():
 def test_refuses_what_does_not_match():
     prompts, facts = asked(3)
     with pytest.raises(UserError, match="3 prompts and 2 facts"):
-        protocols.prompt_protocol(Painter(), prompts, facts[:2], 0)
+        sprites.prompt_protocol(Painter(), prompts, facts[:2], 0)
     with pytest.raises(UserError, match="scenes ask for 35"):
-        protocols.story_scores([np.zeros((34, 32, 32, 3), np.uint8)], told(1))
+        sprites.story_scores([np.zeros((34, 32, 32, 3), np.uint8)], told(1))
 
 
 def test_report_says_what_was_met_missed_and_not_measured(tmp_path):
     prompts, facts = asked(12)
     spoil = lambda f: dataclasses.replace(f, shape="circle")
-    measured = protocols.prompt_protocol(Painter(spoil), prompts, facts, 0)
+    measured = sprites.prompt_protocol(Painter(spoil), prompts, facts, 0)
     table = report.write_report(tmp_path, {"prompts": measured, "run": {"minutes": 14.25, "peak_gb": np.float32(7)}},
                                 report.circumstances() | {"seed": 0, "odd": np.inf})
     rows = {row["key"]: row for row in table}
@@ -223,9 +223,9 @@ def test_every_figure_of_the_table_is_one_the_protocols_give():
     prompts, facts = asked(60)
     rng = np.random.default_rng(0)
     clips = np.stack([world.make_clip(rng, world.Facts(**f)) for f in facts])
-    measured = {"prompts": protocols.prompt_protocol(Painter(), prompts, facts, 0),
-                "stories": protocols.story_protocol(Painter(), told(6), 0),
-                "tokenizer": protocols.tokenizer_protocol(Painter(), clips, facts),
+    measured = {"prompts": sprites.prompt_protocol(Painter(), prompts, facts, 0),
+                "stories": sprites.story_protocol(Painter(), told(6), 0),
+                "tokenizer": sprites.tokenizer_protocol(Painter(), clips, facts),
                 "run": {"minutes": 1.0, "peak_gb": 1.0}}
     measured["image_only"] = measured["prompts"]
     for bar in report.BARS:
