@@ -6,7 +6,10 @@ Pallas kernel it knows nothing; that is added as the kernel's FLOPs at the share
 of a matrix unit. All of this is an estimate, to rank and to gate, and no measurement.
 """
 
+import concurrent.futures
+import functools
 import math
+import multiprocessing
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,17 +17,19 @@ import jax
 
 from phenaki_jax import config as configs
 from phenaki_jax.aot.collectives import collectives
-from phenaki_jax.aot.program import Program, make_program, topology_devices
+from phenaki_jax.aot.program import make_program, topology_devices
 from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import plain_attention
-from phenaki_jax.parallel import flops_of
+from phenaki_jax.parallel import enable_compilation_cache, flops_of
 from phenaki_jax.parallel.chips import Chip, chip_of
 from phenaki_jax.training.metrics import quiet_stderr
 
 SPARE = 0.1  # of a chip's memory, that ought to be left
 UNITS = {"TPU v6 lite": 256, "TPU7x": 256}  # rows of a matrix unit; 128 of all others
-# Collectives that are spread over other operations are written down once only where this is off.
-PLAINLY = {"xla_tpu_enable_async_collective_fusion": "false"}
+# Collectives that are spread over other operations, or over the turns of a loop beside the product that they feed, are
+# written down once only where this is off.
+PLAINLY = {"xla_tpu_enable_async_collective_fusion": "false", "xla_tpu_enable_windowed_einsum_for_all_gather": "false",
+           "xla_tpu_enable_windowed_einsum_for_reduce_scatter": "false"}
 LAYERS = {"generator": ("generator",), "critic": ("critic",), "tokenizer": ()}  # sections whose layers are told apart
 
 
@@ -48,28 +53,66 @@ def figures(config: Any, topology: str, slices: int = 1, estimate: bool = True) 
         "rows": {stream: arrays["text"].shape[0] for stream, arrays in program.batch.items()},
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.state.params)),
         "hbm_bytes": chip.memory if chip else None, "flops": flops(config, devices)}
-    lowered = program.lower()
-    try:
-        with quiet_stderr():
-            compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return found | {"fits": False, "reason": " ".join(str(error).split("See http")[0].split())}
-    found["memory"] = memory(compiled)
+    told = compiled(config, topology, slices, "memory")
+    found |= told
+    if "memory" not in told:
+        return found
     if chip:
         share = found["memory"]["peak"] / chip.memory
         found |= {"fits": share <= 1, "spare": 1 - share}
-    found |= sent(lowered, compiled, found["parameters"], program)
+    found |= compiled(config, topology, slices, "sent")
     if estimate and chip:
-        found["estimate"] = estimated(config, devices, chip, found)
+        found["estimate"] = estimated(config, devices, topology, slices, chip, found)
     return found
 
 
-def memory(compiled: Any) -> dict[str, int]:
+def compiled(config: Any, topology: str, slices: int, what: str) -> dict[str, Any]:
+    """What is to be known of the compiled step: "memory", "sent" or "cost", see `of_compiled`.
+
+    A TPU's program is compiled in a process of its own: libtpu keeps the gigabytes that each one takes.
+    """
+    task = functools.partial(of_compiled, configs.to_json(config), topology, slices, what)
+    if topology == "local":
+        return task()
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(task).result()
+
+
+def of_compiled(config: str, topology: str, slices: int, what: str) -> dict[str, Any]:
+    """Compiles the step of a config, as `config.to_json` writes it.
+
+    Returns:
+      For "memory" {"memory": bytes a chip by kind}, or {"fits": False, "reason"} where it does not fit; for "sent"
+      {"collectives", "outside"}, {} where the program's text cannot be had; for "cost" what the compiler says of it.
+    """
+    if topology != "local":
+        jax.config.update("jax_platforms", "cpu")
+    enable_compilation_cache()
+    program = make_program(configs.from_json(config), topology_devices(topology, slices))
+    lowered, plainly = program.lower(), what == "sent" and topology != "local"
+    try:
+        with quiet_stderr():
+            step = lowered.compile(compiler_options=PLAINLY if plainly else None)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"fits": False, "reason": " ".join(str(error).split("See http")[0].split())}
+    if what == "memory":
+        return {"memory": memory(step)}
+    if what == "cost":
+        return {name: value for name, value in step.cost_analysis().items()
+                if name in ("optimal_seconds", "flops", "bytes accessed")}
+    try:
+        with quiet_stderr():
+            return sent(step.as_text())
+    except jax.errors.JaxRuntimeError:  # of some TPUs libtpu writes what it cannot read back
+        return {}
+
+
+def memory(step: Any) -> dict[str, int]:
     """Bytes a chip: arguments (the state and the batch), what of the result is no argument's place, temporaries, the
     program, and the peak of all together."""
-    stats = compiled.memory_analysis()
+    stats = step.memory_analysis()
     parts = {"arguments": stats.argument_size_in_bytes, "temporaries": stats.temp_size_in_bytes,
              "results": stats.output_size_in_bytes - stats.alias_size_in_bytes,
              "program": stats.generated_code_size_in_bytes}
@@ -86,14 +129,8 @@ def flops(config: Any, devices: Any) -> dict[str, int]:
     return counts
 
 
-def sent(lowered: Any, compiled: Any, parameters: int, program: Program) -> dict[str, Any]:
-    """What chips send each other a step: {"collectives", "outside"}; {} where the program's text cannot be had."""
-    tpu = program.mesh.devices.flat[0].platform == "tpu"
-    try:
-        with quiet_stderr():
-            text = (lowered.compile(compiler_options=PLAINLY) if tpu else compiled).as_text()
-    except jax.errors.JaxRuntimeError:  # of some TPUs libtpu writes what it cannot read back
-        return {}
+def sent(text: str) -> dict[str, Any]:
+    """What chips send each other a step: {"collectives", "outside"}. text: of the compiled program."""
     all_of_them = collectives(text)
     kinds: dict[str, dict[str, int]] = {}
     for one in all_of_them:
@@ -104,16 +141,15 @@ def sent(lowered: Any, compiled: Any, parameters: int, program: Program) -> dict
     return {"collectives": kinds, "outside": outside}
 
 
-def estimated(config: Any, devices: Any, chip: Chip, found: Mapping[str, Any]) -> dict[str, Any]:
+def estimated(config: Any, devices: Any, topology: str, slices: int, chip: Chip,
+              found: Mapping[str, Any]) -> dict[str, Any]:
     """{"seconds": a step, "mfu", "compiler_flops": a chip, "kernel_seconds": of them, "method"}."""
     sections = LAYERS[config.stage]
     layers = max((config[section].layers for section in sections), default=1)
     times, counted, by_roofline = [], [], False
     for count in ((1, 2) if layers > 1 else (layers,)):
-        program = make_program(changed(config, {"unroll": True}, {section: {"layers": count} for section in sections}),
-                               devices)
-        with quiet_stderr():
-            cost = program.lower().compile().cost_analysis()
+        cost = compiled(changed(config, {"unroll": True}, {section: {"layers": count} for section in sections}),
+                        topology, slices, "cost")
         seconds = cost.get("optimal_seconds", -1.0)
         if seconds <= 0:
             by_roofline = True
