@@ -76,7 +76,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_namespace_packages(include=["phenaki_jax*", "data*", "configs*"]),
-    package_data={"phenaki_jax": ["py.typed"]},
+    package_data={"phenaki_jax": ["py.typed", "evaluation/protocol_files/*.yaml"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["phenaki = phenaki_jax.__main__:main"]},

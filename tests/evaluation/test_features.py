@@ -1,5 +1,7 @@
 """The Fréchet distance against closed forms and scipy, FVD's protocol, LPIPS of videos."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import linalg, ndimage
@@ -153,17 +155,25 @@ def test_resize_interpolates_between_pixel_centres(sides):
     np.testing.assert_allclose(found[0, 0, :, :, 0], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows, most, sizes", [(1, 8, [1]), (8, 8, [8]), (9, 8, [5, 5]), (17, 8, [6, 6, 6])])
-def test_batches_are_even_and_give_every_row_once(rows, most, sizes):
+@pytest.mark.parametrize("count", [1, 4, 9, 31, 40])
+def test_every_device_gets_as_many_rows_whatever_their_number(count, monkeypatch):
+    """Eight fake devices and one give the very same, for a function whose rounding depends on its batch."""
     seen = []
 
-    def function(a, b):
-        seen.append(len(a))
-        return a * 10 + b
+    def function(params, given):
+        a, b = given
+        seen.append(len(a))  # once a compilation
+        return jnp.sin(a @ params) * b[:, None]
 
-    a, b = np.arange(rows), np.arange(rows) % 7
-    np.testing.assert_array_equal(features.in_batches(function, most, a, b), a * 10 + b)
-    assert seen == sizes
+    rng = np.random.default_rng(0)
+    params, a = rng.normal(size=(300, 7)).astype(np.float32), rng.normal(size=(count, 300)).astype(np.float32)
+    b = np.arange(count) % 7
+    many = features.in_batches(function, params, 4)(a, b)
+    np.testing.assert_allclose(many, np.sin(a @ params) * b[:, None], atol=1e-4)
+    alone = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: alone)
+    np.testing.assert_array_equal(features.in_batches(function, params, 4)(a, b), many)
+    assert set(seen) == {4}
 
 
 # ------------------------------------------------------------------------------------------------------ LPIPS
