@@ -30,7 +30,10 @@ def train(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax.training import loop
 
     join_processes()
-    result = loop.train(config, options.workdir, profile_steps=_steps(options.profile_steps))
+    from phenaki_jax.evaluate import in_training
+
+    result = loop.train(config, options.workdir, profile_steps=_steps(options.profile_steps),
+                        evaluate=in_training(config, options.workdir))
     # A SIGTERM asks for room, and what was done is saved: all is well.
     return 0 if result.finished or result.signal == signal.SIGTERM else STOPPED
 

@@ -20,7 +20,7 @@ RUN_CONFIG = "config.json"
 STAGES = ("tokenizer", "generator", "critic")
 BYTES = "bytes"  # the text.vocabulary that is no file
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
-             "train.accumulate", "text.length")
+             "train.accumulate", "train.evaluate_every", "text.length")
 _PATHS = ("tokenizer_run", "generator_run", "train.init_from", "data.data_dir", "data.token_cache", "text.path",
           "text.vocabulary", "text.cache")
 # Fields that a config may leave out, and what they are then.
@@ -30,6 +30,7 @@ OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.buckets": (), "data.tok
             "train.noise_augmentation": 0.0, "sampling.noise_augmentation": 0.0, "text.path": "", "text.vocabulary": "",
             "text.activation": "", "text.dtype": "float32", "text.cache": "", "optimizer.mu_dtype": "float32",
             "train.spike": 0.0, "train.max_skipped": 10, "train.save_patience": 600.0, "train.wandb": "",
+            "train.evaluate": (), "train.evaluate_every": 10_000, "train.evaluate_data": "", "train.evaluate_clips": 0,
             "tokenizer.attention_block": 512, "generator.attention_block": 512, "critic.attention_block": 512}
 
 

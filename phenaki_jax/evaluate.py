@@ -4,18 +4,20 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from phenaki_jax import config as configs
 from phenaki_jax import evaluation, media, pictures
 from phenaki_jax.digest import digest
 from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation import harness, page
 from phenaki_jax.evaluation.clips import PIECE, Clips, of_folder, of_records, once
-from phenaki_jax.evaluation.protocols import WITH_TRUTH, Protocol
+from phenaki_jax.evaluation.protocols import WITH_TRUTH, Protocol, read_protocol
 from phenaki_jax.evaluation.report import markdown_table
 from phenaki_jax.ledger import Ledger
 
@@ -94,6 +96,58 @@ def main(protocol: Protocol, sources: Sources, report: str | os.PathLike, pipe: 
         _say(f"{line[0]}: {line[1]}" + (f" ({cells})" if cells else ""))
     print(*(folder / name for name in FILES), sep="\n")
     return found
+
+
+def in_training(config: Any, workdir: str | os.PathLike) -> Callable[..., dict[str, float]] | None:
+    """What `training.loop.train` asks as `evaluate`, None where config.train.evaluate names no protocol.
+
+    The protocols are read now, so that a mistake is said before anything is trained. Their real clips are records of
+    train.evaluate_data, else of the protocol's own data; train.evaluate_clips says how many, 0 leaves the protocol's
+    number. Reports lie in evaluation/PROTOCOL/STEP of the run's folder; sets that are too small are measured and told.
+
+    Raises: UserError for a protocol that is none, compares folders, or has no data.
+    """
+    wanted = config.train.get("evaluate", ())
+    if not wanted:
+        return None
+    protocols = [read_protocol(name, clips=config.train.evaluate_clips or None) for name in wanted]
+    resolved = configs.resolve(config, pathlib.Path(workdir))
+    for protocol in protocols:
+        of_tokenizers = protocol.task == "reconstruction" or protocol.suites == ("tokenizer",)
+        if protocol.task == "compare" or (config.stage == "tokenizer" and not of_tokenizers):
+            raise UserError(f"train.evaluate={wanted} has {protocol.name}, which a {config.stage} in training cannot be "
+                            f"measured by; its task is {protocol.task}")
+        if protocol.task != "sprites" and not (config.train.evaluate_data or protocol.data):
+            raise UserError(f"train.evaluate={wanted} has {protocol.name}, which names no data; set train.evaluate_data "
+                            "to a task of records")
+
+    def evaluate(step: int, params: Any, variables: Any, frozen: Any) -> dict[str, float]:
+        from phenaki_jax.pipeline import PhenakiPipeline
+        pipe = PhenakiPipeline.of_arrays(resolved, params, variables, frozen)
+        figures: dict[str, float] = {}
+        for protocol in protocols:
+            folder = pathlib.Path(workdir) / "evaluation" / protocol.name / str(step)
+            if protocol.task == "sprites":
+                figures |= _of_sprites(protocol, pipe, resolved)
+                continue
+            found = main(protocol, Sources(resolved.train.evaluate_data, resolved.data.data_dir,
+                                           tuple(resolved.data.modules)), folder, pipe, model=str(workdir),
+                         seed=resolved.seed, force=True)
+            shutil.rmtree(folder / "made", ignore_errors=True)
+            figures |= {f"{protocol.name}/{name}": entry["value"] for name, entry in found["figures"].items()
+                        if entry["value"] is not None}
+        return figures
+
+    return evaluate
+
+
+def _of_sprites(protocol: Protocol, pipe: Any, config: Any) -> dict[str, float]:
+    """The shares of attributes that the suites of the sprite world find."""
+    from phenaki_jax import quickstart as world
+    sizes = world.Sizes.of_each(config.train.evaluate_clips) if config.train.evaluate_clips else world.Sizes()
+    found = world.evaluate(pipe, config, sizes, protocol.suites, config.seed)
+    return {f"{protocol.name}/{suite}/{name}": value for suite, part in found.items() if isinstance(part, Mapping)
+            for name, value in part.get("agreement", {}).items() if value is not None}
 
 
 # ------------------------------------------------------------------------------------------------- sets of clips

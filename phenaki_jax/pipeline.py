@@ -57,16 +57,20 @@ class PhenakiPipeline(Tasks):
         if not (folder / RUN_CONFIG).exists():
             folder = next((folder / name for name in ("generator", "tokenizer") if (folder / name).is_dir()), folder)
         run = load_run(folder)
-        config, pure = run.config, make_tokenizer(run.config)
-        if run.config.stage == "tokenizer":
-            return cls(config, Tokenizer(pure, *jax.device_put((run.params, run.variables))), None)
-        params, variables, frozen = jax.device_put((run.params, run.variables, run.frozen))
+        return cls.of_arrays(run.config, *jax.device_put((run.params, run.variables, run.frozen)))
+
+    @classmethod
+    def of_arrays(cls, config: Any, params: Any, variables: Any, frozen: Any) -> "PhenakiPipeline":
+        """The arrays of a stage, as a run that trains holds them."""
+        pure = make_tokenizer(config)
+        if config.stage == "tokenizer":
+            return cls(config, Tokenizer(pure, params, variables), None)
         critic = None
-        if run.config.stage == "critic":
+        if config.stage == "critic":
             critic = Bound(make_critic(config), params, variables)
             (params, variables), frozen = (frozen["generator"][name] for name in ARRAYS), frozen["tokenizer"]
         generator = BoundGenerator(make_generator(config), params, variables)
-        return cls(config, Tokenizer(pure, **frozen), generator, critic)
+        return cls(config, Tokenizer(pure, *(frozen[name] for name in ARRAYS)), generator, critic)
 
     def __call__(self, prompt: str | Sequence[str] | None = None, *, num_frames: int | None = None,
                  seed: int | Sequence[int] = 0, num_videos_per_prompt: int = 1,

@@ -120,3 +120,33 @@ def test_the_command(tmp_path, data_dir, monkeypatch, capsys):
         assert words in error and error.count("\n") == 1
     assert main(["evaluate", "--protocol=fvd_2048_16", "--model=m", "--report=r"]) == 2
     assert "wants --generated=FOLDER and no --model" in capsys.readouterr().err
+
+
+def test_a_run_is_measured_while_it_trains(tmp_path, data_dir, capsys):
+    from phenaki_jax import load_config
+    from phenaki_jax.training.loop import train
+    protocol = tmp_path / "mine.yaml"
+    protocol.write_text(f"about: mine\ntask: reconstruction\nframes: 11\nclips: 3\ndata: {TASK}\nmetrics: [psnr]\n")
+    config = load_config("configs/quickstart.py:tokenizer", {
+        "tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32, "tokenizer.spatial_layers": 1,
+        "data.mixture": "sprite_tiny_80_20", "data.data_dir": data_dir, "batch_size": 5, "train.steps": 2,
+        "train.evaluate": [str(protocol)], "train.evaluate_every": 1, "optimizer.name": "adamw"})
+    import jax
+    train(config, tmp_path / "run", devices=jax.devices()[:1], tensorboard=False,
+          evaluate=evaluate.in_training(config, tmp_path / "run"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "evaluation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(line["mine/psnr"] > 0 for line in lines)
+    folder = tmp_path / "run" / "evaluation" / "mine" / "2"
+    assert json.loads((folder / "report.json").read_text())["figures"]["psnr"]["value"] == lines[1]["mine/psnr"]
+    assert not (folder / "made").exists()
+
+
+@pytest.mark.parametrize("stage, names, words", [
+    ("tokenizer", ["zero_shot_t2v"], "which a tokenizer in training cannot be measured by"),
+    ("generator", ["fvd_2048_16"], "its task is compare"), ("generator", ["t2i_fid"], "names no data"),
+    ("generator", ["beauty"], "--protocol='beauty' is unknown")])
+def test_what_a_run_cannot_be_measured_by_is_said_before_it_trains(tmp_path, stage, names, words):
+    from phenaki_jax import load_config
+    config = load_config(f"configs/quickstart.py:{stage}", {"train.evaluate": names})
+    with pytest.raises(UserError, match=words):
+        evaluate.in_training(config, tmp_path)

@@ -19,7 +19,8 @@ class Goodput:
     """Seconds by what they went to; all that was not told of went to steps."""
 
     def __init__(self):
-        self._begun, self.spent = time.monotonic(), dict.fromkeys(("compiling", "data", "checkpoints", "samples"), 0.0)
+        self._begun, self.spent = time.monotonic(), dict.fromkeys((
+            "compiling", "data", "checkpoints", "samples", "evaluation"), 0.0)
 
     @contextlib.contextmanager
     def of(self, what: str) -> Iterator[None]:

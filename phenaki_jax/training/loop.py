@@ -32,7 +32,8 @@ from phenaki_jax.training.stop import Stop
 
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep",
-               "train.wandb", "train.max_skipped", "train.save_patience", "train.init_from", "mesh.", "data.data_dir",
+               "train.wandb", "train.max_skipped", "train.save_patience", "train.init_from", "train.evaluate",
+               "train.evaluate_every", "train.evaluate_data", "train.evaluate_clips", "mesh.", "data.data_dir",
                "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache", "sampling.",
                "tokenizer.remat", "tokenizer.attention_block", "generator.remat", "generator.attention_block",
                "critic.remat", "critic.attention_block")
@@ -61,13 +62,15 @@ def train(
     devices: list[jax.Device] | None = None,
     tensorboard: bool = True,
     profile_steps: tuple[int, int] | None = None,
+    evaluate: Callable[..., dict[str, float]] | None = None,
 ) -> Result:
     """Train ``config.stage`` in ``workdir``, from its last checkpoint if it has one; a finished run returns at once.
 
     make_stage(config, frozen) -> Stage and make_loader(config, train=bool) -> an object with ``batch(step)`` and
     ``iterate(start_step)`` replace the ones that the config names; devices: those of the mesh (default: all);
     tensorboard: also write TensorBoard events, which imports TensorFlow; profile_steps: the first and the last step of
-    a profile, in the folder profile/ of the run.
+    a profile, in the folder profile/ of the run; evaluate(step, params, variables, frozen) -> {name: figure} is asked
+    every train.evaluate_every steps and at the end, of the averaged weights, and its figures go to evaluation.jsonl.
     A SIGTERM or Ctrl-C saves a checkpoint and returns with ``finished`` False. A checkpoint that was damaged on the
     disk is set aside for the one before it; a full disk is told of and does not end a run, unless at its end.
 
@@ -131,6 +134,7 @@ def train(
     # ---------------------------------------------------------------- what it says of itself
     window = report.Window(workdir, start, config.train.keep)
     metrics_file = report.MetricsFile(workdir, start) if is_main else None
+    evaluations = report.MetricsFile(workdir, start, report.EVALUATIONS) if is_main and evaluate else None
     writers = report.open_writers(workdir, config, tensorboard) if is_main else []
     devices_text = f"{mesh.size} × {mesh.devices.flat[0].device_kind}"
     _print(f"{stage.name}: {report.count_parameters(state.params):,} parameters on {devices_text}")
@@ -238,12 +242,20 @@ def train(
                 if mixture not in sample_batches:
                     sample_batches[mixture] = _held_out(config, mixture, make_loader or data_loader)
                 with spent.of("samples"):
-                    picture = _sample(stage, state, sample_batches[mixture], config.seed)
+                    picture = _in_the_first(state, lambda *arrays: stage.samples(
+                        *arrays, sample_batches[mixture], jax.random.key(config.seed)))
                 if is_main:
                     _written("a sample", lambda: media.write_image(workdir / "samples" / f"{step}.png",
                                                                    np.asarray(picture)))
                 for writer in writers:
                     writer.image(step, picture)
+            if evaluate and not stopping and (step == total or step % config.train.evaluate_every == 0):
+                with spent.of("evaluation"):
+                    figures = _in_the_first(state, lambda *arrays: evaluate(step, *arrays))
+                if is_main:
+                    evaluations.write(step, figures)
+                for writer in writers:
+                    writer.scalars(step, figures)
             if stopping:
                 break
 
@@ -263,6 +275,8 @@ def train(
         close()
     if is_main:
         metrics_file.close()
+        if evaluations:
+            evaluations.close()
     for writer in writers:
         writer.close()
     if failed:
@@ -343,17 +357,18 @@ def _last_metrics(workdir: Path) -> dict[str, float]:
     return {name: value for name, value in lines[-1].items() if name not in ("step", "time")} if lines else {}
 
 
-def _sample(stage: Stage, state: Any, batch: Any, seed: int) -> np.ndarray | None:
-    """The stage's picture; of several processes the first one draws it, on one of its devices, and others have none."""
+def _in_the_first(state: Any, use: Callable[..., Any]) -> Any:
+    """use(averaged params, variables, frozen and given arrays); of several processes in the first one alone, on one of
+    its devices, and others have None."""
     arrays = state.ema, state.variables, state.frozen | state.given
     if jax.process_count() == 1:
-        return stage.samples(*arrays, batch, jax.random.key(seed))
+        return use(*arrays)
     from jax.experimental import multihost_utils
     arrays = multihost_utils.process_allgather(arrays, tiled=True)
     if jax.process_index():
         return None
     with jax.set_mesh(make_mesh({"data": 1}, jax.local_devices()[:1])):
-        return stage.samples(*arrays, batch, jax.random.key(seed))
+        return use(*arrays)
 
 
 def _written(what: str, write: Callable[[], None]) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 FILE = "metrics.jsonl"
+EVALUATIONS = "evaluation.jsonl"
 TIMING = "timing.json"  # how fast the run last went; apart, because no two runs agree on it
 WINDOW = "window.json"  # the steps between the last logged one and each checkpoint
 
@@ -50,9 +51,9 @@ class MetricsFile:
     writes and reads them.
     """
 
-    def __init__(self, workdir: str | Path, start_step: int = 0):
+    def __init__(self, workdir: str | Path, start_step: int = 0, name: str = FILE):
         """Opens for appending; lines after ``start_step`` (a run killed after its last checkpoint) are cut off."""
-        self.path = Path(workdir) / FILE
+        self.path = Path(workdir) / name
         if self.path.exists():
             kept = [line for line in read_lines(self.path) if line["step"] <= start_step]
             media.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -19,6 +19,7 @@ from phenaki_jax.__main__ import main
 from phenaki_jax.config import mixtures, to_json
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.training.checkpoints import checkpoint_steps, load_run
+from phenaki_jax.training.metrics import read_lines
 from phenaki_jax.training.start import frozen_arrays
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -276,3 +277,27 @@ def test_a_run_stands_on_one_of_the_stage_below(tmp_path, stage, field):
     config[field] = str(tmp_path)
     with pytest.raises(UserError, match=f"{field}=.* is a run of stage '{stage}', not of a "):
         frozen_arrays(config, tmp_path, [])
+
+
+def test_averaged_weights_are_evaluated_every_so_many_steps(tmp_path):
+    asked = []
+
+    def evaluate(step, params, variables, frozen):
+        asked.append((step, np.asarray(params["head"]).copy()))
+        return {"mine/fvd": float(step), "mine/psnr": float(np.abs(params["head"]).mean())}
+
+    config = tiny_config(7)
+    config.train.evaluate_every = 3
+    run(tmp_path, config, evaluate=evaluate)
+    kept = [{k: v for k, v in line.items() if k != "time"} for line in read_lines(tmp_path / "evaluation.jsonl")]
+    assert [line["step"] for line in kept] == [step for step, _ in asked] == [3, 6, 7]
+    assert kept[-1]["mine/fvd"] == 7.0
+    ema = load_run(tmp_path).params["head"]
+    np.testing.assert_array_equal(asked[-1][1], ema)
+    assert "mine/fvd" not in (tmp_path / "metrics.jsonl").read_text()
+    assert lines(tmp_path) == lines_without_evaluation(tmp_path / "other")
+
+
+def lines_without_evaluation(folder):
+    run(folder, tiny_config(7))
+    return lines(folder)
