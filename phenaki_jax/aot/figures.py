@@ -122,9 +122,9 @@ def memory(step: Any) -> dict[str, int]:
 def flops(config: Any, devices: Any) -> dict[str, int]:
     """Of a step on all chips: "model", what the model asks for, and "computed", with what is made anew (remat)."""
     counts = {}
-    for name, changes in (("model", {"remat": "none"}), ("computed", {})):
-        with plain_attention():
-            program = make_program(changed(config, changes), devices)
+    for name in ("model", "computed"):
+        program = make_program(config, devices)  # anew, for JAX keeps what it has traced
+        with plain_attention(remat=name == "computed"):
             counts[name] = flops_of(program.pure_step, program.state, program.batch)
     return counts
 

@@ -14,18 +14,24 @@ from phenaki_jax.parallel import constrain, device_count, platform
 
 NEGATIVE = -1e30  # exp of it is exactly 0 in float32, so what is masked cannot leak, not by a bit
 LARGE = 2**16  # weights of a head, from which a CPU does better with one head at a time
-_plain = contextvars.ContextVar("plain", default=False)
+_plain, _kept = contextvars.ContextVar("plain", default=False), contextvars.ContextVar("kept", default=False)
 
 
 @contextlib.contextmanager
-def plain_attention():
+def plain_attention(remat: bool = True):
     """Programs that are traced meanwhile attend by the formula, whatever the platform: what is counted of a model is
-    the same everywhere."""
-    token = _plain.set(True)
+    the same everywhere. Without `remat` no layer makes anything anew either, whatever its config says."""
+    tokens = _plain.set(True), _kept.set(not remat)
     try:
         yield
     finally:
-        _plain.reset(token)
+        _plain.reset(tokens[0])
+        _kept.reset(tokens[1])
+
+
+def all_is_kept() -> bool:
+    """Whether remat is off for programs that are traced now."""
+    return _kept.get()
 
 
 def attend(q_BSHK: jax.Array, k_BUHK: jax.Array, v_BUHK: jax.Array, *, mask: jax.Array | None = None,

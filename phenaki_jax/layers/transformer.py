@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.layers.attention import Attention, RMSNorm
+from phenaki_jax.layers.attention import Attention, RMSNorm, all_is_kept
 from phenaki_jax.layers.fast_attention import KEPT, LANES
 from phenaki_jax.layers.products import kernel, project
 from phenaki_jax.parallel import constrain
@@ -155,7 +155,8 @@ class Stack(nnx.Module):
             result = nnx.merge(graphdef, layer)(x, context=context, past=past, key=layer_key, **kwargs)
             return (result, None) if past is None else result
 
-        if self.remat != "none":  # a scan keeps what is made anew from being taken for what was made before
+        # A scan keeps what is made anew from being taken for what was made before.
+        if self.remat != "none" and not all_is_kept():
             body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=self.unroll)
         x_BSD, present = self._scan(body, x_BSD, (params, jnp.arange(self.count), context, past))
         x_BSD = self.norm(x_BSD)

@@ -45,12 +45,12 @@ class Efficiency:
 
     def __init__(self, devices: int, kind: str):
         self._devices, self._kind, self._peak = devices, kind, 0.0
-        self._counts: dict[str, tuple[int, int]] = {}  # matrix products, with what remat makes anew; tokens
+        self._counts: dict[str, tuple[int, int]] = {}  # FLOPs of matrix products; tokens
         self.shapes = ""
 
     def count(self, shapes: str, step: Any, state: Any, batch: Mapping[str, Any], patch: tuple[int, int, int]) -> None:
         """Counts a pure step of (state, batch); nothing is computed."""
-        with plain_attention():
+        with plain_attention(remat=False):
             flops = flops_of(step, state, batch)
         tokens = 0
         for stream in batch.values():
