@@ -80,8 +80,9 @@ def main(protocol: Protocol, sources: Sources, report: str | os.PathLike, pipe: 
         "protocol": dataclasses.asdict(protocol), "too_small": small, "not_measured": missing,
         "made_by": {
             "model": model, "fingerprint": pipe.fingerprint if pipe is not None else "", "seed": seed,
-            "sampling": sampler, "real": real.about, "made": made.about, "other": other.about if other else
-            "the real clips' own halves", "prompts_sha": digest(list(real.captions)) if real.captions else "",
+            "sampling": _sampling(pipe) | sampler, "real": real.about, "made": made.about, "size": [
+                int(side) for side in real.read(0, 1).shape[2:4]], "other": f"as many others of {other.about}" if other
+            else "the real clips' own halves", "prompts_sha": digest(list(real.captions)) if real.captions else "",
             "networks": {name: dict(seen_by[name].about) for name in harness.needed(protocol)}, "clip": clip_about},
         "circumstances": evaluation.circumstances() | {
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "minutes": ledger.seconds / 60}}
@@ -231,6 +232,11 @@ def _once(folder: pathlib.Path, count: int, asked: Callable, settings: tuple,
         firsts = range(start - start % PIECE, stop, PIECE)
         return np.concatenate([piece(first)[max(start - first, 0):stop - first] for first in firsts])
     return read
+
+
+def _sampling(pipe: Any) -> dict[str, Any]:
+    """How a model samples where nothing else is said."""
+    return pipe.config.sampling.to_dict() if getattr(pipe, "generator", None) else {}
 
 
 def _clip_score(protocol: Protocol, folder: str) -> tuple[Callable | None, dict]:
