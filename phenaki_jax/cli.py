@@ -277,7 +277,7 @@ def reproduce(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import reproduce as program
 
     program.check_known(options.table, options.scale)
-    typed = _typed(f"configs/{options.table}.py", overrides)
+    typed = _typed(program.TABLES[options.table].CONFIG, overrides)
     return program.main(options.table, options.workdir, options.scale, overrides=typed)
 
 

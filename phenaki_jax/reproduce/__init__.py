@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from phenaki_jax.errors import UserError
-from phenaki_jax.reproduce import table2, table3
+from phenaki_jax.reproduce import figure3, prediction, story, table1, table2, table3
 
-TABLES = {"table2": table2, "table3": table3}
+# Each has `main`, its SCALES, and CONFIG: a file that has the fields of all its models.
+TABLES = {"table1": table1, "table2": table2, "table3": table3, "table4": prediction.TABLE4,
+          "table5": prediction.TABLE5, "figure3": figure3, "story": story}
 
 
 def main(table: str, workdir: str | os.PathLike | None = None, scale: str = "cpu", *,
@@ -18,7 +20,7 @@ def main(table: str, workdir: str | os.PathLike | None = None, scale: str = "cpu
     Args:
       table: one of TABLES.
       workdir: gets data/ and, for each model, a run's folder with its measured.json (default runs/TABLE).
-      scale: "cpu" (32 x 32) or "accelerator" (64 x 64), an argument of configs/TABLE.py.
+      scale: "cpu" (32 x 32) or "accelerator" (64 x 64), an argument of the configs.
       overrides: {config field: typed value} of all models.
       sizes: the table's Scale, instead of the scale's own.
 

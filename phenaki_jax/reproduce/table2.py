@@ -19,10 +19,11 @@ from phenaki_jax.evaluation.features import FEWEST_CLIPS
 from phenaki_jax.evaluation.sprite_world import IMAGE_ONLY
 from phenaki_jax.ledger import Ledger
 from phenaki_jax.reproduce import common
-from phenaki_jax.reproduce.common import SEED, show
+from phenaki_jax.reproduce.common import SEED, prepare, show
 from phenaki_jax.sampling.options import chosen
 from phenaki_jax.training import metrics
 
+CONFIG = "configs/table2.py"
 # Title, and CLIP, FID, FVD of text to video and CLIP, FID of text to image in the paper's table 2.
 MIXES = {
     "video_only": ("100/0", (0.298, 19.2, 168.9, 0.240, 53.9)),
@@ -55,8 +56,25 @@ SCALES = {"cpu": Scale(), "accelerator": Scale(512, 256, fvd=True)}
 
 def main(workdir: pathlib.Path, scale: str, overrides: Mapping[str, Any] | None, sizes: Scale) -> int:
     """See `reproduce.main`."""
-    common.check_installed("table2", ("train", *(["metrics"] if sizes.fvd else [])))
-    runs = {name: common.run_config(f"configs/table2.py:{name},{scale}", workdir, overrides)
+    done = train_and_measure("table2", workdir, scale, overrides, sizes)
+    if done is None:
+        return common.STOPPED
+    asked, models, how, ledger = done
+    measured = {"models": models, "directions": directions(models), "circumstances": how}
+    draw_samples(workdir, asked, sizes)
+    return common.finish(workdir, measured, report(measured), [f"{kind}s.png" for kind in KINDS], ledger)
+
+
+def train_and_measure(table: str, workdir: pathlib.Path, scale: str, overrides: Mapping[str, Any] | None,
+                      sizes: Scale) -> tuple["Asked", dict[str, dict], dict, Ledger] | None:
+    """Trains the tokenizer and the mixes of `sizes`, and measures each.
+
+    Returns:
+      What was asked for, what `measure` found of each mix, the circumstances and the ledger; None where training was
+      asked to stop.
+    """
+    common.check_installed(table, ("train", *(["metrics"] if sizes.fvd else [])))
+    runs = {name: common.run_config(f"{CONFIG}:{name},{scale}", workdir, overrides)
             for name in ("tokenizer", *sizes.mixes)}
     for name in sizes.mixes:
         runs[name].tokenizer_run = str(workdir / "tokenizer")
@@ -68,33 +86,23 @@ def main(workdir: pathlib.Path, scale: str, overrides: Mapping[str, Any] | None,
         prepare(runs)
         asked, real = ask(runs["tokenizer"], sizes)
     if not common.train(runs["tokenizer"], workdir / "tokenizer", "tokenizer", ledger):
-        return common.STOPPED
+        return None
 
     models = {}
     for name in sizes.mixes:
         title = f"{MIXES[name][0]} videos/images"
         if not common.train(runs[name], workdir / name, title, ledger):
-            return common.STOPPED
+            return None
         with ledger.timed(f"{name}: measuring"):
             models[name] = measure(runs[name], workdir / name, asked, real, sizes)
         print("  " + ", ".join(f"{what} {_percent(found['share'])}" for kind in KINDS
                                for what, found in _headline(models[name], kind).items()), flush=True)
 
     any_mix = runs[sizes.mixes[0]]
-    measured = {"models": models, "directions": directions(models), "circumstances": common.circumstances(
+    return asked, models, common.circumstances(
         any_mix, scale, ledger, tokenizer_steps=int(runs["tokenizer"].train.steps),
         mixtures={name: runs[name].data.mixture for name in runs}, sampling=any_mix.sampling.to_dict(),
-        fvd=evaluation.FVD_PROTOCOL if sizes.fvd else "not measured")}
-    draw_samples(workdir, asked, sizes)
-    return common.finish(workdir, measured, report(measured), [f"{kind}s.png" for kind in KINDS], ledger)
-
-
-def prepare(runs: Mapping[str, Any]) -> None:
-    """Builds the records that are absent, and refuses a config whose batches they cannot fill."""
-    quickstart.prepare(runs.values())
-    from phenaki_jax.input import loader  # brings TensorFlow
-    for config in runs.values():
-        loader.make_loader(config)
+        fvd=evaluation.FVD_PROTOCOL if sizes.fvd else "not measured"), ledger
 
 
 # ------------------------------------------------------------------------------------------------- what is asked for
@@ -139,7 +147,9 @@ def measure(config: Any, run: pathlib.Path, asked: Asked, real: np.ndarray, size
       made_by.
     """
     sampling = config.sampling.to_dict()
-    made_by = common.made_by(config, run, asked, sampling, dataclasses.asdict(sizes))
+    of_one = dataclasses.asdict(sizes)
+    del of_one["mixes"]  # a mix is measured alike whichever others are
+    made_by = common.made_by(config, run, asked, sampling, of_one)
     files = {kind: run / f"shown_{kind}s.npy" for kind in KINDS}
 
     def figures() -> dict:
@@ -154,7 +164,7 @@ def measure(config: Any, run: pathlib.Path, asked: Asked, real: np.ndarray, size
             found[kind] = {what: summary(answer) for what, answer in answers.items()}
             made[kind] = answers["known"]["frames"]
             common.save(files[kind], np.concatenate(
-                [answer["frames"][_shown(what, sizes)] for what, answer in answers.items()]))
+                [answer["frames"][shown(what, sizes)] for what, answer in answers.items()]))
         features = [common.video_features(clips, run.parent / "features") for clips in (real, made["video"])
                     ] if sizes.fvd else None
         return found | {"fvd": evaluation.frechet_distance(*features) if features else None}
@@ -189,7 +199,7 @@ def losses(run: pathlib.Path) -> dict[str, float]:
     return {name: float(np.mean([line[name] for line in last])) for name in last[-1] if name.endswith("cross_entropy")}
 
 
-def _shown(what: str, sizes: Scale) -> list[int]:
+def shown(what: str, sizes: Scale) -> list[int]:
     """Which of the clips of a part of `Asked` the pictures show."""
     if what == "known":
         return list(range(min(sizes.shown, sizes.prompts)))
@@ -201,7 +211,7 @@ def draw_samples(workdir: pathlib.Path, asked: Asked, sizes: Scale) -> None:
     """videos.png and images.png: what the mixes make of the same prompts, those of what only images show among them."""
     for kind in KINDS:
         columns = {MIXES[name][0]: np.load(workdir / name / f"shown_{kind}s.npy") for name in sizes.mixes}
-        prompts = [asked[kind][what][0][i] for what in ("known", "image_only") for i in _shown(what, sizes)]
+        prompts = [asked[kind][what][0][i] for what in ("known", "image_only") for i in shown(what, sizes)]
         height = next(iter(columns.values())).shape[2]
         media.write_image(workdir / f"{kind}s.png", pictures.sheet(columns, 4, prompts, max(1, 96 // height)))
 

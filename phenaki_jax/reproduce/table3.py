@@ -16,6 +16,7 @@ from phenaki_jax.reproduce import common
 from phenaki_jax.reproduce.common import SEED, show
 from phenaki_jax.training.metrics import count_parameters
 
+CONFIG = "configs/table3.py"
 # Title, and FID, FVD, tokens of the paper's table 3 (Moments in Time, 10 frames of 128 x 128).
 MODELS = {
     "conv": ("Conv VQ-GAN", (7.5, 306.1, 2560)),
@@ -57,7 +58,7 @@ SCALES = {
 def main(workdir: pathlib.Path, scale: str, overrides: Mapping[str, Any] | None, sizes: Scale) -> int:
     """See `reproduce.main`; features/ has what I3D makes of clips."""
     common.check_installed("table3", ("metrics", "train"))
-    runs = {name: common.run_config(f"configs/table3.py:{name},{scale}", workdir, overrides) for name in sizes.models}
+    runs = {name: common.run_config(f"{CONFIG}:{name},{scale}", workdir, overrides) for name in sizes.models}
     ledger = Ledger(workdir / "ledger.json")
 
     common.heading("data", workdir / "data")

@@ -77,8 +77,9 @@ def test_an_unknown_model_or_scale_of_the_config(arg):
 
 
 def test_what_it_refuses(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match="TABLE='table4' is unknown; it is one of table2, table3"):
-        reproduce.main("table4", tmp_path)
+    with pytest.raises(UserError, match="TABLE='table6' is unknown; it is one of table1, table2, table3, table4, "
+                                        "table5, figure3, story"):
+        reproduce.main("table6", tmp_path)
     with pytest.raises(UserError, match="--scale='tpu' is unknown; it is one of cpu, accelerator"):
         reproduce.main("table3", tmp_path, "tpu")
     monkeypatch.setattr(weights, "installed", lambda file: file is not weights.LPIPS_VGG16)
