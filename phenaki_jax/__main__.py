@@ -173,9 +173,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     reproduce = verb("reproduce", "Train and measure what a table of the paper compares, in small; resumes. "
                      "--config.FIELD=VALUE changes all of its models.")
-    reproduce.add_argument("table", metavar="TABLE", help="table1: unseen captions; table2: mixes of images and videos; "
-                           "table3: the tokenizers; table4, table5: prediction; figure3: what only images show; "
-                           "story: scenes with context")
+    reproduce.add_argument("table", metavar="TABLE", help="table1: unseen captions; table2: mixes of images and "
+                           "videos; table3: the tokenizers; table4, table5: prediction; figure3: what only images "
+                           "show; story: scenes with context")
     reproduce.add_argument("--workdir", metavar="DIR", help="(default: runs/TABLE)")
     reproduce.add_argument("--scale", default="cpu", help="cpu (an hour or so on two cores) or accelerator")
     reproduce.set_defaults(config=None)  # its table's own, which --config.FIELD changes
