@@ -59,3 +59,10 @@ def test_one_device_and_eight_see_the_same(monkeypatch):
         np.testing.assert_array_equal(features.video_features(clips), many)
     finally:
         features._i3d.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_fixed_pair_has_the_distance_that_torch_and_scipy_give():
+    from tests.data.fvd.make import FILE, fixed_pair
+    found = features.frechet_video_distance(*fixed_pair(), force=True)
+    assert found == pytest.approx(json.loads(FILE.read_text())["fvd"], rel=0.005)
