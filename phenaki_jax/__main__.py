@@ -191,7 +191,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
     benchmark.add_argument("what", metavar="WHAT",
-                           help="tokenizer, generator, sampling; length: 600 frames beside 33; input: the loader")
+                           help="tokenizer, generator, sampling; length: 600 frames beside 33; input: the loader; "
+                           "networks: those of the evaluation")
     benchmark.add_argument("--config", metavar="FILE", help="default: configs/benchmark.py; also --config.FIELD=…")
     benchmark.add_argument("--peer", metavar="PYTHON", help="an interpreter with phenaki-pytorch: both, side by side")
     benchmark.add_argument("--rounds", type=int, help="timed rounds of each (default: 5); the median counts")

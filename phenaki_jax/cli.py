@@ -31,21 +31,12 @@ def train(options: argparse.Namespace, overrides: Overrides) -> int:
 
     join_processes()
     from phenaki_jax.evaluate import in_training
+    from phenaki_jax.training.goodput import parse_steps
 
-    result = loop.train(config, options.workdir, profile_steps=_steps(options.profile_steps),
+    result = loop.train(config, options.workdir, profile_steps=parse_steps(options.profile_steps),
                         evaluate=in_training(config, options.workdir))
     # A SIGTERM asks for room, and what was done is saved: all is well.
     return 0 if result.finished or result.signal == signal.SIGTERM else STOPPED
-
-
-def _steps(text: str | None) -> tuple[int, int] | None:
-    """ "100:105" -> (100, 105)."""
-    if text is None:
-        return None
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise UserError(f"--profile_steps={text!r} has to be FIRST:LAST, such as 100:105.")
-    return int(first), int(last)
 
 
 def _typed(source: str, overrides: Overrides) -> dict[str, Any]:
@@ -293,16 +284,20 @@ def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import benchmark as program
     from phenaki_jax import long_video
 
-    if options.what not in (*program.SUBJECTS, "length", "input"):
+    if options.what not in (*program.SUBJECTS, "length", "input", "networks"):
         raise UserError(f"{options.what!r} cannot be benchmarked; it is one of {', '.join(program.SUBJECTS)}, length, "
-                        "input.")
+                        "input, networks.")
     if options.workers is not None and options.what != "input":
         raise UserError("--workers is for `phenaki benchmark input`.")
-    if options.what == "input":
+    if options.what in ("input", "networks"):
         if options.peer or options.config or overrides:
-            raise UserError("`phenaki benchmark input` takes neither --peer nor --config: its records are its own.")
-        from phenaki_jax.benchmark import input as program
-        return program.main(options.workers, 3 if options.rounds is None else options.rounds, options.report)
+            raise UserError(f"`phenaki benchmark {options.what}` takes neither --peer nor --config: what it reads is "
+                            "its own.")
+        rounds = 3 if options.rounds is None else options.rounds
+        from phenaki_jax.benchmark import input as reading
+        from phenaki_jax.benchmark import networks
+        return networks.main(rounds, options.report) if options.what == "networks" else reading.main(
+            options.workers, rounds, options.report)
     stage = program.SUBJECTS[options.what].stage if options.what in program.SUBJECTS else "tokenizer"
     source = options.config or f"configs/benchmark.py:{stage}"
     config = configs.load_config(source, _typed(source, overrides))

@@ -202,3 +202,23 @@ def test_an_interpreter_without_the_package_is_told_so(tmp_path):
 def test_a_mistake_in_the_model_comes_back_from_its_process():
     with pytest.raises(UserError, match="tokenizer.height=9"):
         benchmark.measure("tokenizer", config(tokenizer__height=9), None, 1)
+
+
+def test_the_networks_of_the_evaluation_are_timed_by_rows(monkeypatch, tmp_path, capsys):
+    """Sleeping networks whose speed is known."""
+    import json
+    import time
+
+    from phenaki_jax import evaluation
+    from phenaki_jax.__main__ import main
+    from phenaki_jax.benchmark import networks
+    for name, seconds in (("video_features", 0.08), ("inception_features", 0.064), ("lpips_per_video", 0.032)):
+        monkeypatch.setattr(evaluation, name, lambda *arrays, seconds=seconds: time.sleep(seconds))
+    report = tmp_path / "report.json"
+    assert main(["benchmark", "networks", "--rounds=2", f"--report={report}"]) == 0
+    found = json.loads(report.read_text())
+    assert 0.01 <= found["i3d"]["seconds_a_clip"] < 0.1  # 8 clips
+    assert 50 < found["inception"]["images_a_second"] <= networks.IMAGES / 0.064
+    assert "bar: at most 2" in capsys.readouterr().out
+    assert main(["benchmark", "networks", "--peer=python"]) == 2
+    assert "`phenaki benchmark networks` takes neither --peer nor --config" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from phenaki_jax.errors import UserError
 from phenaki_jax.layers.attention import plain_attention
 from phenaki_jax.parallel import flops_of
 from phenaki_jax.parallel.chips import chip_of
@@ -92,6 +93,16 @@ def device_memory() -> dict[str, float]:
     stats = jax.local_devices()[0].memory_stats() or {}
     return {name: stats[key] / 1e9 for name, key in (
         ("device_gb", "bytes_in_use"), ("device_peak_gb", "peak_bytes_in_use")) if key in stats}
+
+
+def parse_steps(text: str | None) -> tuple[int, int] | None:
+    """ "100:105" -> (100, 105), the first and the last step of a profile. Raises: UserError for anything else."""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile_steps={text!r} has to be FIRST:LAST, such as 100:105.")
+    return int(first), int(last)
 
 
 class Profile:
