@@ -31,8 +31,8 @@ def main(rounds: int, report: str | None) -> int:
     clip, image, pair = (figures[name][rate] for name, rate in (
         ("i3d", "seconds_a_clip"), ("inception", "images_a_second"), ("lpips", "pairs_a_second")))
     print(f"I3D        {clip:.2f} s a clip of {FRAMES} frames, {CLIPS} at once (bar: at most {BARS['i3d']:g})")
-    print(f"Inception  {image:.1f} images/s of {SIDE} x {SIDE}, {IMAGES} at once, their resizing included (bar: at least "
-          f"{BARS['inception']:g})")
+    print(f"Inception  {image:.1f} images/s of {SIDE} x {SIDE}, {IMAGES} at once, their resizing included (bar: at "
+          f"least {BARS['inception']:g})")
     print(f"LPIPS      {pair:.1f} pairs/s of {SIDE} x {SIDE}")
     write_report(figures, report)
     return 0
