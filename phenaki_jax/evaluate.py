@@ -18,7 +18,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation import harness, page
 from phenaki_jax.evaluation.clips import PIECE, Clips, of_folder, of_records, once
 from phenaki_jax.evaluation.protocols import WITH_TRUTH, Protocol, read_protocol
-from phenaki_jax.evaluation.report import markdown_table
+from phenaki_jax.evaluation.report import markdown_table, show
 from phenaki_jax.ledger import Ledger
 
 SHOWN = 6  # clips on the contact sheet
@@ -61,9 +61,10 @@ def main(protocol: Protocol, sources: Sources, report: str | os.PathLike, pipe: 
     Raises: UserError for sources or a model that the protocol cannot use, and for too few clips.
     """
     folder = pathlib.Path(report)
-    if folder.suffix:
+    if folder.suffix or folder.is_file():
         raise UserError(f"--report={str(report)!r} has to be a folder, for {', '.join(FILES)}")
     seen_by = seen_by or harness.networks()
+    harness.check_installed(protocol, seen_by)
     folder.mkdir(parents=True, exist_ok=True)
     kept = pathlib.Path(cache or os.path.join(os.environ.get("PHENAKI_CACHE", os.path.expanduser(
         "~/.cache/phenaki_jax")), "evaluation"))
@@ -260,11 +261,11 @@ def rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         ["published"] if paper else [])
     lines = []
     for name, entry in found["figures"].items():
-        between = " to ".join(map(_show, entry["interval"])) if "interval" in entry else "–"
-        controls = ", ".join(f"{kind} {_show(value)}" for kind, value in entry.get("controls", {}).items()) or "–"
+        between = " to ".join(map(show, entry["interval"])) if "interval" in entry else "–"
+        controls = ", ".join(f"{kind} {show(value)}" for kind, value in entry.get("controls", {}).items()) or "–"
         equal = f" (without {entry['equal']} equal clips)" if entry.get("equal") else ""
-        lines.append([NAMES[name] + equal, _show(entry["value"]), between, _show(entry.get("floor")), controls,
-                      _show(entry.get("ceiling"))] + ([_show(paper.get(name))] if paper else []))
+        lines.append([NAMES[name] + equal, show(entry["value"]), between, show(entry.get("floor")), controls,
+                      show(entry.get("ceiling"))] + ([show(paper.get(name))] if paper else []))
     return columns, lines
 
 
@@ -320,7 +321,3 @@ def _sheet(real: Clips, made: Clips, ceiling: Clips | None, protocol: Protocol) 
         columns["reconstructed"] = ceiling.read(0, count)
     captions = list(real.captions[:count]) if real.captions and protocol.task != "compare" else None
     return pictures.sheet(columns, min(4, protocol.frames), captions, max(1, 96 // columns["real"].shape[3]))
-
-
-def _show(number: float | None) -> str:
-    return "–" if number is None else f"{number:.{1 if abs(number) >= 100 else 2 if abs(number) >= 1 else 4}f}"

@@ -62,9 +62,14 @@ def once(folder: pathlib.Path, name: str, make: Callable[[], np.ndarray]) -> np.
     if file.is_file():
         return np.load(file)
     array = make()
+    save(file, array)
+    return array
+
+
+def save(file: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an array whole or not at all."""
     with media.atomic_path(file) as temporary, open(temporary, "wb") as stream:
         np.save(stream, array)
-    return array
 
 
 def shaped(frames: np.ndarray, fps: float, protocol: Protocol, size: tuple[int, int], name: str) -> np.ndarray:
@@ -109,7 +114,7 @@ def of_folder(folder: str, protocol: Protocol, size: tuple[int, int] | None, fie
         return np.stack([shaped(*_frames(path), protocol, size, str(path)) for path in files[start:stop]])
 
     texts = [path.with_suffix(".txt") for path in files]
-    captions = tuple(text.read_text(encoding="utf-8").strip() for text in texts) if all(
+    captions = tuple(text.read_text(encoding="utf-8", errors="replace").strip() for text in texts) if all(
         text.is_file() for text in texts) else ()
     lossy = sum(path.suffix.lower() in LOSSY for path in files)
     about = f"{len(files)} files of {root.name}" + (f", {lossy} of them compressed with loss" if lossy else "")

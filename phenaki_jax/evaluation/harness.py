@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from phenaki_jax import weights
 from phenaki_jax.digest import digest
 from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation import distances, features, motion_stats, scores
@@ -28,6 +29,7 @@ class Network:
     about: Mapping[str, Any]
     fewest: int
     what: str
+    ready: Callable[[], Any] = lambda: None  # raises UserError where its weights are missing
 
 
 def networks() -> dict[str, Network]:
@@ -37,9 +39,10 @@ def networks() -> dict[str, Network]:
     def frames(video: np.ndarray) -> np.ndarray:
         return image_features.inception_features(video.reshape(-1, *video.shape[2:])).reshape(*video.shape[:2], -1)
 
-    return {"fvd": Network(features.video_features, features.FVD_PROTOCOL, features.FEWEST_CLIPS, "clips"),
-            "fid": Network(frames, image_features.FID_PROTOCOL, image_features.FEWEST_IMAGES,
-                           "images")}
+    return {"fvd": Network(features.video_features, features.FVD_PROTOCOL, features.FEWEST_CLIPS, "clips",
+                           weights.read_i3d),
+            "fid": Network(frames, image_features.FID_PROTOCOL, image_features.FEWEST_IMAGES, "images",
+                           weights.read_inception)}
 
 
 def needed(protocol: Protocol) -> list[str]:
@@ -49,6 +52,14 @@ def needed(protocol: Protocol) -> list[str]:
     if "precision" in protocol.metrics and not found:
         found = ["fid" if protocol.frames == 1 else "fvd"]
     return found
+
+
+def check_installed(protocol: Protocol, seen_by: Mapping[str, Network]) -> None:
+    """Raises: UserError where weights that a protocol's metrics want are missing, before anything takes long."""
+    for name in needed(protocol):
+        seen_by[name].ready()
+    if "lpips" in protocol.metrics:
+        weights.read_lpips()
 
 
 def check_sizes(protocol: Protocol, real: int, made: int, seen_by: Mapping[str, Network], force: bool) -> list[str]:
@@ -99,8 +110,9 @@ def measure(protocol: Protocol, real: Clips, made: Clips, *, folder: pathlib.Pat
         raise UserError(f"made has {made.count} clips; {real.count} real ones want {real.count * protocol.repeats}")
     for name in needed(protocol):
         sets = {"real": real, "made": made} | ({"other": other} if other else {}) | (
-            {"ceiling": ceiling} if ceiling else {}) | {kind: real.altered(*change) for kind, change in
-                                                        _controls(protocol, seed).items()}
+            {"ceiling": ceiling} if ceiling else {}) | {
+            kind: real.altered(*change) for kind, change in _controls(protocol, seed).items()
+            if seen_by[name].what == "clips" or kind != "shuffled"}  # frames by themselves have no order
         seen = {what: look(clips, seen_by[name], folder, log) for what, clips in sets.items()}
         found |= _of_sets(protocol, name, seen, resamples, seed)
     if paired := [name for name in protocol.metrics if name in PAIRED]:
@@ -166,7 +178,7 @@ def _of_sets(protocol: Protocol, network: str, seen: Mapping[str, np.ndarray], r
                                                 paired=protocol.task in WITH_TRUTH and protocol.repeats == 1)
             entry |= {what: drawn[what] for what in ("interval", "extrapolated", "resamples")}
         found[name] = entry
-    if "precision" in protocol.metrics:
+    if "precision" in protocol.metrics and network == needed(protocol)[0]:
         found |= {name: {"value": value} for name, value in zip(
             ("precision", "recall"), scores.precision_recall(flat(real), flat(made)))}
     return found

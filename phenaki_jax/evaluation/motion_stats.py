@@ -11,7 +11,7 @@ import numpy as np
 from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.evaluation.distances import checked_pair
 from phenaki_jax.evaluation.scores import wasserstein
-from phenaki_jax.evaluation.sprites import _pooled, _seams
+from phenaki_jax.evaluation.sprites import pooled, seams_of
 from phenaki_jax.input.motion import motion_score
 
 MOVING = 10  # grey levels of 255 from which on a pixel counts as changed; a choice, above the noise of most files
@@ -120,8 +120,8 @@ def seam_jump(video: np.ndarray, starts: Sequence[int]) -> dict:
         raise UserError(f"starts={starts!r} names no seam; it should hold the first frame of a second scene")
     story = [{"num_frames": count, "facts": {}} for count in np.diff([0, *seams, frames])]
     unjudged = types.SimpleNamespace(centre=np.full((frames, 2), np.nan))
-    measures = [_seams(clip, story, [unjudged])["pixels"] for clip in video]
-    return _pooled(measures) | {"per_video": measures}
+    measures = [seams_of(clip, story, [unjudged])["pixels"] for clip in video]
+    return pooled(measures) | {"per_video": measures}
 
 
 def drift(scores_by_scene: np.ndarray, *, level: float = 0.95) -> dict:
@@ -187,7 +187,7 @@ def switch_latency(shows_new: np.ndarray, starts: Sequence[int]) -> dict:
 # -------------------------------------------------------------------------------------------------------- controls
 
 def controls(video: np.ndarray, kind: str, *, given: int | None = None, sigma: float = 1.0,
-             seed: int = 0) -> np.ndarray:
+             seed: int | Sequence[int] = 0) -> np.ndarray:
     """Clips altered in a known way, for figures beside a model's: no motion, motion without sense, less detail.
 
     Args:

@@ -71,6 +71,9 @@ class Protocol:
             refuse("metrics", f"has {unknown[0]!r}, which is not one of {', '.join(METRICS)}")
         if self.task not in WITH_TRUTH and (wrong := [name for name in self.metrics if name in PAIRED]):
             refuse("metrics", f"has {wrong[0]!r}, which compares each clip with its own truth; a {self.task} has none")
+        if wrong := [name for name, value in self.paper.items() if name not in METRICS or not isinstance(
+                value, (int, float))]:
+            refuse("paper", f"has {wrong[0]!r}; it is figures by metric, such as {{fvd: 36.4}}")
         if self.frames == 1 and (wrong := [m for m in self.metrics if m in ("fvd", "kvd", "motion", "flicker")]):
             refuse("metrics", f"has {wrong[0]!r}, which is of videos; it has one frame")
 
@@ -92,7 +95,7 @@ def read_protocol(name: str, **changes: Any) -> Protocol:
         path = pathlib.Path(name)
         if not path.is_file():
             raise UserError(f"--protocol={name!r} is no file; give a protocol's file, or one of {', '.join(names())}")
-        name, text = path.stem, path.read_text(encoding="utf-8")
+        name, text = path.stem, path.read_text(encoding="utf-8", errors="replace")
     elif name in names():
         text = (importlib.resources.files("phenaki_jax.evaluation") / FILES / f"{name}.yaml").read_text("utf-8")
     else:

@@ -170,6 +170,11 @@ def markdown_table(columns: Sequence, rows: Iterable[Sequence]) -> list[str]:
     return [f"| {' | '.join(map(str, cells))} |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
+def show(number: float | None) -> str:
+    """A figure in few digits."""
+    return "–" if number is None else f"{number:.{1 if abs(number) >= 100 else 2 if abs(number) >= 1 else 4}f}"
+
+
 def _figures(part: Any, prefix: str = "", lists: bool = False) -> list[tuple[str, str]]:
     """(name, value) of all scalars and short lists of numbers in a nested dict; per-clip tables stay in the JSON."""
     if isinstance(part, Mapping):

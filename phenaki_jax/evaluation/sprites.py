@@ -119,7 +119,7 @@ def story_scores(frames: Sequence[np.ndarray], stories: Sequence[Sequence[Mappin
         before and that the scene shows as the prompt says, with "by_attribute"; "kept_as_seen": the same against what
         the scene before really showed.
       "changed": share of the changes asked for (motion, colour, background, ...) that the scene shows.
-      "seam": see `_seams`; "vanished": share of frames without an object; "per_story".
+      "seam": see `seams_of`; "vanished": share of frames without an object; "per_story".
     """
     _same_length(frames=frames, stories=stories)
     scenes = []
@@ -152,7 +152,7 @@ def story_scores(frames: Sequence[np.ndarray], stories: Sequence[Sequence[Mappin
                     changed.append((name, agreed[name]))
             if _motion(wanted) is not None and _motion(before) not in (None, _motion(wanted)) and "motion" in agreed:
                 changed.append(("motion", agreed["motion"] and agreed.get("speed", True)))
-        seams.append(_seams(video, story, attributes))
+        seams.append(seams_of(video, story, attributes))
         per_story.append({"shown": [_words(a) for a in attributes], "facts": [dict(f) for f in facts]} | seams[-1])
 
     by_scene = [share([ok for k, ok in motion if k == n])["share"] for n in sorted({k for k, _ in motion})]
@@ -163,13 +163,13 @@ def story_scores(frames: Sequence[np.ndarray], stories: Sequence[Sequence[Mappin
         "kept": _by_attribute(kept),
         "kept_as_seen": share(seen),
         "changed": _by_attribute(changed),
-        "seam": {kind: _pooled([s[kind] for s in seams]) for kind in ("pixels", "displacement")},
+        "seam": {kind: pooled([s[kind] for s in seams]) for kind in ("pixels", "displacement")},
         "vanished": float(np.mean(np.concatenate(vanished))) if vanished else None,
         "per_story": per_story,
     }
 
 
-def _seams(video: np.ndarray, story: Sequence[Mapping], attributes: Sequence[Attributes]) -> dict:
+def seams_of(video: np.ndarray, story: Sequence[Mapping], attributes: Sequence[Attributes]) -> dict:
     """The largest change between consecutive frames at the seams and inside the scenes of one story.
 
     "pixels": mean absolute difference of two frames, 0 to 255, at those seams where the prompt changes nothing but the
@@ -193,7 +193,7 @@ def _seams(video: np.ndarray, story: Sequence[Mapping], attributes: Sequence[Att
             "displacement": {"at_seams": largest(moved, at_seam), "inside": largest(moved, ~at_seam)}}
 
 
-def _pooled(measures: Sequence[Mapping]) -> dict:
+def pooled(measures: Sequence[Mapping]) -> dict:
     """Largest at any seam over largest inside any scene ("ratio"), and the distribution of each story's own ratio."""
     measures = [m for m in measures if m["at_seams"] is not None and m["inside"] is not None]
     if not measures:

@@ -109,6 +109,11 @@ def count_votes(key: Mapping[str, Any], votes: Sequence[Mapping[str, Any]]) -> d
 
     Raises: UserError for votes on another page, an unknown video or answer.
     """
+    for what, of, fields in (("the key", key, ("page", "left")), *((f"votes {number}", one, ("page", "votes"))
+                                                                   for number, one in enumerate(votes, 1))):
+        if missing := [name for name in fields if name not in of]:
+            raise UserError(f"{what} has no field {missing[0]!r}; give the NAME.key.json of a page and the votes.json "
+                            "files that were saved on it")
     by_pair = {name: dict.fromkeys(("a", "b", "same"), 0) for name in key["left"]}
     for number, one in enumerate(votes, 1):
         if one.get("page") != key["page"]:

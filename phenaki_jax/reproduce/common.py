@@ -16,8 +16,10 @@ from phenaki_jax.digest import digest
 from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation import features, harness, motion_stats
 from phenaki_jax.evaluation.clips import of_records
+from phenaki_jax.evaluation.clips import once as once_array
 from phenaki_jax.evaluation.protocols import Protocol
 from phenaki_jax.evaluation.report import markdown_table as table
+from phenaki_jax.evaluation.report import show
 from phenaki_jax.ledger import Ledger
 from phenaki_jax.sampling.options import chosen
 from phenaki_jax.training import loop
@@ -150,19 +152,11 @@ def restored_controls(protocol: Protocol, config: Any, pipe: Any, folder: pathli
 
 def video_features(clips: np.ndarray, folder: pathlib.Path) -> np.ndarray:
     """`evaluation.video_features`, kept in the folder under a name made of the clips' content."""
-    file = folder / f"{digest(clips, evaluation.FVD_PROTOCOL)}.npy"
-    if file.is_file():
-        return np.load(file)
-    print(f"  I3D's features of {len(clips)} clips", flush=True)
-    found = evaluation.video_features(clips)
-    save(file, found)
-    return found
+    def look() -> np.ndarray:
+        print(f"  I3D's features of {len(clips)} clips", flush=True)
+        return evaluation.video_features(clips)
 
-
-def save(file: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an array whole or not at all."""
-    with media.atomic_path(file) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, array)
+    return once_array(folder, digest(clips, evaluation.FVD_PROTOCOL), look)
 
 
 # ------------------------------------------------------------------------------------------------- the report
@@ -241,11 +235,6 @@ def directions_table(directions: Iterable[Mapping]) -> list[str]:
 def circumstances_list(found: Mapping) -> list[str]:
     """Lines of a list in Markdown."""
     return [f"- {name}: {_words(value)}" for name, value in found.items()]
-
-
-def show(number: float | None) -> str:
-    """A figure in few digits."""
-    return "–" if number is None else f"{number:.{1 if abs(number) >= 100 else 2 if abs(number) >= 1 else 4}f}"
 
 
 def figures(entry: Mapping[str, float], names: Iterable[str]) -> str:

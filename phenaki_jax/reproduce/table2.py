@@ -159,7 +159,7 @@ def measure(config: Any, run: pathlib.Path, asked: Asked, real: np.ndarray, size
         made = {}
         for kind, frames in (("video", real.shape[1]), ("image", 1)):
             answers = {what: sprites.prompt_protocol(pipe, *asked[kind][what], SEED + part, num_frames=frames,
-                                                       **sampling)
+                                                     **sampling)
                        for part, what in enumerate(("known", "image_only"))}
             found[kind] = {what: summary(answer) for what, answer in answers.items()}
             made[kind] = answers["known"]["frames"]

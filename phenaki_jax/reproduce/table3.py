@@ -140,12 +140,10 @@ def held_out(config: Any, sizes: Scale) -> Clips:
 
 def measure_controls(clips: Clips, folder: pathlib.Path) -> dict:
     """FVD of what is no reconstruction: other real clips, the first frame of each clip held, its frames shuffled."""
-    rng = np.random.default_rng([SEED, 0])
-    shuffled = np.stack([clip[rng.permutation(len(clip))] for clip in clips.real])
-    static = np.repeat(clips.real[:, :1], clips.real.shape[1], axis=1)
-    real = common.video_features(clips.real, folder)
+    real, others = common.video_features(clips.real, folder), {"floor": clips.other} | {
+        kind: evaluation.controls(clips.real, kind, seed=[SEED, 0]) for kind in ("static", "shuffled")}
     return {name: evaluation.frechet_distance(real, common.video_features(other, folder))
-            for name, other in (("floor", clips.other), ("static", static), ("shuffled", shuffled))}
+            for name, other in others.items()}
 
 
 def measure(config: Any, run: pathlib.Path, clips: Clips, sizes: Scale, folder: pathlib.Path) -> dict:

@@ -33,7 +33,7 @@ from phenaki_jax.training.stop import Stop
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep",
                "train.wandb", "train.max_skipped", "train.save_patience", "train.init_from", "train.evaluate",
-               "train.evaluate_every", "train.evaluate_data", "train.evaluate_clips", "mesh.", "data.data_dir",
+               "mesh.", "data.data_dir",
                "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache", "sampling.",
                "tokenizer.remat", "tokenizer.attention_block", "generator.remat", "generator.attention_block",
                "critic.remat", "critic.attention_block")
@@ -75,9 +75,9 @@ def train(
     disk is set aside for the one before it; a full disk is told of and does not end a run, unless at its end.
 
     A logged line has the means over the steps since the last one (`metrics.means`), where a stream is of several data
-    sets also for each of them. Where ``data.schedule`` begins
-    another phase, batches have other streams: the step is compiled once more, lines have other names from there on, and
-    samples are of held-out records of the phase's mixture.
+    sets also for each of them. Where ``data.schedule`` begins another phase, batches have other streams: the step is
+    compiled once more, lines have other names from there on, and samples are of held-out records of the phase's
+    mixture.
 
     Raises: UserError for a folder that holds another run, a mesh, a tokenizer or a checkpoint that does not fit.
     """

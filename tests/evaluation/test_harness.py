@@ -71,6 +71,36 @@ def test_figures_are_the_distances_of_what_is_seen(tmp_path):
     assert found["motion"]["value"] == pytest.approx(moved.mean())
 
 
+def test_frames_by_themselves_have_no_order(tmp_path):
+    """FID knows no shuffled control; precision is of the first network that a protocol asks, and told once."""
+    real, made, seen = moving(COUNT, 0), moving(COUNT, 1), []
+
+    def of_frames(video):
+        seen.append(len(video))
+        return video.reshape(*video.shape[:2], -1)[..., :WIDTH].astype(np.float64)
+
+    both = networks() | {"fid": harness.Network(of_frames, {"network": "frames"}, 8, "images")}
+    found = harness.measure(protocol(metrics=("fvd", "fid", "precision")), of_array(real), of_array(made),
+                            folder=tmp_path, seen_by=both, resamples=4)["figures"]
+    assert set(found["fvd"]["controls"]) == {"static", "shuffled"} and set(found["fid"]["controls"]) == {"static"}
+    assert sum(seen) == 3 * COUNT
+    alone = harness.measure(protocol(metrics=("fvd", "precision")), of_array(real), of_array(made), folder=tmp_path,
+                            seen_by=both, resamples=4)["figures"]
+    assert found["precision"] == alone["precision"] and found["recall"] == alone["recall"]
+
+
+def test_what_is_not_installed_is_said_before_anything_is_read(tmp_path):
+    def missing():
+        raise UserError("weights are missing")
+
+    absent = {"fvd": harness.Network(projected, {}, 8, "clips", missing)}
+    with pytest.raises(UserError, match="weights are missing"):
+        evaluate.main(protocol(), evaluate.Sources(real="gone"), tmp_path / "r", seen_by=absent)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="has to be a folder"):
+        evaluate.main(protocol(), evaluate.Sources(), tmp_path / "file", seen_by=networks())
+
+
 def test_paired_figures_are_of_the_new_frames_alone(tmp_path):
     truth = moving(10, 0)
     made = truth.copy()

@@ -41,7 +41,8 @@ def test_a_file_of_the_users_and_changes(tmp_path):
     ("about: a\ntask: text_to_image\nframes: 1\nmetrics: [fvd]\n", "'fvd', which is of videos"),
     ("about: a\ntask: sprites\n", "suites"), ("about: a\ntask: compare\ncrop: left\n", "crop='left'"),
     ("- a\n", "fields and their values"), ("about: [\n", "is not YAML"),
-    ("about: a\ntask: compare\npaper: 3\n", "paper=3")])
+    ("about: a\ntask: compare\npaper: 3\n", "paper=3"), ("about: a\ntask: compare\npaper: {fvd: low}\n", "has 'fvd'"),
+    ("about: a\ntask: compare\npaper: {beauty: 3}\n", "has 'beauty'; it is figures by metric")])
 def test_what_cannot_be(tmp_path, text, words):
     file = tmp_path / "mine.yaml"
     file.write_text(text)

@@ -67,6 +67,17 @@ def test_votes_that_cannot_be(folders, change, words):
         votes.count_votes(key, [{"page": key["page"], "votes": {}} | change])
 
 
+@pytest.mark.parametrize("key, vote, words", [
+    ({}, {}, "the key has no field 'page'"),
+    ({"page": "p", "left": {}}, {"page": "p"}, "votes 1 has no field 'votes'")])
+def test_files_that_are_none_of_a_page_are_one_sentence(tmp_path, capsys, key, vote, words):
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    (tmp_path / "votes.json").write_text(json.dumps(vote))
+    assert main(["vote", f"--tally={tmp_path / 'votes.json'}", f"--key={tmp_path / 'key.json'}"]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
 def test_what_is_missing_is_said(folders, capsys):
     for options, words in ((["--a=x"], "--b is missing"), (["--tally=v.json"], "--key is missing"),
                            ([f"--a={folders / 'a'}", "--b=gone", "--output=p.html"], "--b='gone' is no folder"),
