@@ -15,6 +15,7 @@ import numpy as np
 from phenaki_jax import evaluation, media, pictures, quickstart
 from phenaki_jax.evaluation import sprites
 from phenaki_jax.evaluation.attributes import ATTRIBUTES
+from phenaki_jax.evaluation.clips import save
 from phenaki_jax.evaluation.features import FEWEST_CLIPS
 from phenaki_jax.evaluation.sprite_world import IMAGE_ONLY
 from phenaki_jax.ledger import Ledger
@@ -163,7 +164,7 @@ def measure(config: Any, run: pathlib.Path, asked: Asked, real: np.ndarray, size
                        for part, what in enumerate(("known", "image_only"))}
             found[kind] = {what: summary(answer) for what, answer in answers.items()}
             made[kind] = answers["known"]["frames"]
-            common.save(files[kind], np.concatenate(
+            save(files[kind], np.concatenate(
                 [answer["frames"][shown(what, sizes)] for what, answer in answers.items()]))
         features = [common.video_features(clips, run.parent / "features") for clips in (real, made["video"])
                     ] if sizes.fvd else None

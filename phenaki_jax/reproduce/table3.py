@@ -10,6 +10,7 @@ import numpy as np
 from phenaki_jax import evaluation, media, pictures
 from phenaki_jax.digest import digest
 from phenaki_jax.errors import UserError
+from phenaki_jax.evaluation.clips import save
 from phenaki_jax.evaluation.features import FEWEST_CLIPS
 from phenaki_jax.ledger import Ledger
 from phenaki_jax.reproduce import common
@@ -164,7 +165,7 @@ def measure(config: Any, run: pathlib.Path, clips: Clips, sizes: Scale, folder: 
         draws = np.random.default_rng([SEED, 1]).integers(len(restored), size=(sizes.resamples, len(restored)))
         real, ours = common.video_features(clips.real, folder), common.video_features(restored, folder)
         resamples = [evaluation.frechet_distance(real[draw], ours[draw]) for draw in draws]
-        common.save(shown, _rows(restored, {source: pair[1] for source, pair in films.items()}, sizes.shown))
+        save(shown, _rows(restored, {source: pair[1] for source, pair in films.items()}, sizes.shown))
         return _quality(clips.real, restored) | {
             "parameters": count_parameters(tokenizer.params), "tokens": int(np.prod(tokens.shape[1:])),
             "fvd": evaluation.frechet_distance(real, ours), "fvd_resamples": resamples,
