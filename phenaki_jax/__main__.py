@@ -60,19 +60,34 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, metavar="DIR")
     train.add_argument("--profile_steps", metavar="FIRST:LAST", help="a profile of these, in DIR/profile")
 
-    generate = verb("generate", "Make a video, or an image, of a prompt; or tell a story.")
-    add_model(generate)
+    def add_files(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--output", required=True, metavar="PATH", help="FILE.mp4, .webm, .gif (.png, .jpg for one "
+                        "frame), or a folder; beside each file FILE.json says how to make it again")
+        to.add_argument("--form", help="in a folder: mp4 (default), webm, gif, or png for a folder of frames each")
+        to.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
+        to.add_argument("--sheet", default="", metavar="FILE.png", help="a picture of all, a row each")
+        to.add_argument("--overwrite", action="store_true", help="make anew what is there already")
+        to.set_defaults(config=None)  # the model's own, whose sampling. and provenance. --config.FIELD changes
+
+    generate = verb("generate", "Make videos, or images, of prompts; tell a story; or make a file again by its "
+                    "sidecar. What is there already is not made again.")
+    generate.add_argument("--model", default="", metavar="DIR", help="a run's folder, a quickstart's, or an export's")
     what = generate.add_mutually_exclusive_group()
     what.add_argument("--prompt", action="append", metavar="TEXT", help="may be given several times; none for a model "
                       "without text")
     what.add_argument("--prompts", metavar="FILE", help="one prompt a line")
     what.add_argument("--story", metavar="FILE", help="YAML or JSON, a list of scenes; or a prompt a line")
-    generate.add_argument("--output", required=True, metavar="FILE", help=".mp4, .webm, .gif; .png for one frame")
+    what.add_argument("--from", dest="sidecar", default="", metavar="FILE.json", help="the sidecar of a file, which is "
+                      "made again; --model where that lies elsewhere by now")
+    add_files(generate)
     generate.add_argument("--frames", type=int, help="how many (default: as many as the model was trained on)")
+    generate.add_argument("--num_videos_per_prompt", type=int, default=1, metavar="N", help="each with its own seed")
+    generate.add_argument("--batch_size", type=int, default=8, help="videos that are made at once")
+    generate.add_argument("--preview_every", type=int, default=0, metavar="PASSES", help="shows how far it is in "
+                          "OUTPUT.preview.gif; of a story after each scene")
     generate.add_argument("--keyframes", type=int, help="make so many first, then the --between frames between two")
     generate.add_argument("--between", type=int, help="with --keyframes (default: 3)")
     generate.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
-    generate.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
     generate.add_argument("--context_frames", type=int, metavar="K", help="that a story's windows grow out of (5)")
     generate.add_argument("--parts", metavar="DIR", help="keeps a story's scenes; the same command goes on from them")
     generate.add_argument("--redo", type=int, action="append", metavar="N", help="another draw of scene N of --parts")
@@ -92,11 +107,30 @@ def make_parser() -> argparse.ArgumentParser:
         task.add_argument("--prompt", metavar="TEXT", help="none for a model without text")
         for file, meaning in files.items():
             task.add_argument(f"--{file}", required=True, metavar="FILE", help=meaning)
-        task.add_argument("--output", required=True, metavar="FILE", help=".mp4, .webm, .gif")
+        add_files(task)
+        task.add_argument("--fit", default="centre", help="how files come to the model's size: centre (cut), top, "
+                          "bottom, left, right, pad, stretch")
+        task.add_argument("--input_fps", type=float, help="take a video's frames by their times at this rate (default: "
+                          "each of its frames)")
         if name != "inpaint":
             task.add_argument("--frames", type=int, help="of the video, or, to extend, how many more")
-        task.add_argument("--scale", type=int, default=1, help="enlarge pixels that often")
         add_sampler(task)
+
+    verify = verb("verify", "What a file tells of its origin: label, watermark, content credentials, sidecar.")
+    verify.add_argument("file", metavar="FILE")
+    verify.add_argument("--anchors", metavar="FILE.pem", help="certificates whose signers are trusted")
+    verify.add_argument("--json", action="store_true", help="print an object instead of lines")
+
+    export = verb("export", "Write a trained run as one folder that is a whole model.")
+    add_model(export)
+    export.add_argument("--output", required=True, metavar="DIR")
+    export.add_argument("--format", dest="form", default="safetensors", help="safetensors, orbax, stablehlo (runs with "
+                        "jax and numpy alone)")
+    export.add_argument("--dtype", default="float32", help="of what is stored: float32, bfloat16, int8")
+    export.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    export.add_argument("--batch_size", type=int, help="of stablehlo: fixed (default: any)")
+    export.add_argument("--license", default="", metavar="TEXT", help="for the model card")
+    export.add_argument("--with_text_encoder", action="store_true", help="copy the pretrained text encoder, too")
 
     ingest = verb("ingest", "Turn images or videos with captions into records; the same command goes on where it was.")
     ingest.add_argument("--source", required=True, metavar="PATH", help="file or folder, here or remote; tfds:NAME")

@@ -5,11 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from phenaki_jax.errors import UserError
 
 Index = tuple[slice, ...]
+SAFETENSORS = {
+    "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32,
+    "I32": np.int32, "U64": np.uint64, "I64": np.int64, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32, "F64": np.float64, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+}
 
 
 class StoredArray(NamedTuple):
@@ -18,35 +24,47 @@ class StoredArray(NamedTuple):
     read: Callable[[Index], np.ndarray]
 
 
-def open_safetensors(folder: Path) -> dict[str, StoredArray]:
-    """The arrays of model.safetensors, or of the files that model.safetensors.index.json names.
+def open_safetensors(folder: Path, stem: str = "model") -> dict[str, StoredArray]:
+    """The arrays of STEM.safetensors, or of the files that STEM.safetensors.index.json names; the files are mapped.
 
-    Raises: UserError where there are none, a file is missing or broken, or the package safetensors is not installed.
+    https://huggingface.co/docs/safetensors: 8 bytes, how long the header is, little-endian; the header, JSON; then the
+    arrays' bytes, row-major and little-endian. bfloat16 and the eight-bit floats are those of ml_dtypes.
+
+    Raises: UserError where there are none, or a file is missing or broken.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise UserError(f"{folder} holds safetensors; reading them needs pip install 'phenaki_jax[text]'") from None
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        places = read_json(index).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-            raise UserError(f"{index} has no weight_map from arrays to files")
-        files = sorted(set(places.values()))
-    else:
-        files = ["model.safetensors"]
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return _open_file(folder, f"{stem}.safetensors")
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise UserError(f"{index} has no weight_map from arrays to files")
     found = {}
-    for name in files:
-        try:
-            file = safe_open(folder / name, framework="numpy")
-        except FileNotFoundError:
-            raise UserError(f"{folder} has no {name}; weights as model.safetensors are needed") from None
-        except SafetensorError as error:
-            raise UserError(f"{folder / name} is no safetensors file ({error})") from None
-        for key in file.keys():
-            part = file.get_slice(key)
-            found[key] = StoredArray(tuple(part.get_shape()), part.__getitem__)
+    for name in sorted(set(places.values())):
+        found |= _open_file(folder, name)
     return found
+
+
+def _open_file(folder: Path, name: str) -> dict[str, StoredArray]:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} has no {name}; weights as model.safetensors are needed")
+    data = np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.zeros(0, np.uint8)
+    begin = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    try:
+        if not 8 < begin <= len(data):
+            raise ValueError("its header is cut off")
+        header = json.loads(data[8:begin].tobytes())
+        return {key: _stored(data[begin:], **about) for key, about in header.items() if key != "__metadata__"}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is no safetensors file ({error})") from None
+
+
+def _stored(data: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]) -> StoredArray:
+    begin, end = data_offsets
+    if not 0 <= begin <= end <= len(data):
+        raise ValueError(f"it ends before the bytes {begin} to {end} of its arrays")
+    array = data[begin:end].view(SAFETENSORS[dtype]).reshape(shape)
+    return StoredArray(array.shape, array.__getitem__)
 
 
 def open_t5x(folder: Path) -> dict[str, StoredArray]:

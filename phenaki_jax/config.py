@@ -19,10 +19,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_CONFIG = "config.json"
 STAGES = ("tokenizer", "generator", "critic")
 BYTES = "bytes"  # the text.vocabulary that is no file
+DEFAULT = "default"  # the provenance.deny_list that comes with the package
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
              "train.accumulate", "train.evaluate_every", "text.length")
 _PATHS = ("tokenizer_run", "generator_run", "train.init_from", "data.data_dir", "data.token_cache", "text.path",
-          "text.vocabulary", "text.cache")
+          "text.vocabulary", "text.cache", "provenance.deny_list", "provenance.frame_checker",
+          "provenance.certificate", "provenance.key")
 # Fields that a config may leave out, and what they are then.
 OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.buckets": (), "data.token_cache": "",
             "data.workers": 0, "data.patience": 45.0, "data.max_bad": 0.01, "generator.conditions": (),
@@ -31,6 +33,8 @@ OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.buckets": (), "data.tok
             "text.activation": "", "text.dtype": "float32", "text.cache": "", "optimizer.mu_dtype": "float32",
             "train.spike": 0.0, "train.max_skipped": 10, "train.save_patience": 600.0, "train.wandb": "",
             "train.evaluate": (), "train.evaluate_every": 10_000, "train.evaluate_data": "", "train.evaluate_clips": 0,
+            "provenance.label": True, "provenance.watermark": True, "provenance.deny_list": DEFAULT,
+            "provenance.frame_checker": "", "provenance.certificate": "", "provenance.key": "",
             "tokenizer.attention_block": 512, "generator.attention_block": 512, "critic.attention_block": 512}
 
 
@@ -262,7 +266,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
         group, _, field = name.rpartition(".")
         values = config.get(group, {}) if group else config
         given = values.get(field)
-        if given and given != BYTES and "://" not in given and not given.startswith("columns/"):
+        if given and given not in (BYTES, DEFAULT) and "://" not in given and not given.startswith("columns/"):
             values[field] = os.path.abspath(given)
     return config
 
@@ -275,10 +279,15 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(tree: Mapping[str, Any]) -> ConfigDict:
-    """Nested dicts -> ConfigDict; every list becomes a tuple, and OPTIONAL fields that are left out are added."""
+    """Nested dicts -> ConfigDict; every list becomes a tuple, and OPTIONAL fields that are left out are added.
+
+    `provenance` is of every model, also where no config says a word of it.
+    """
     config = ConfigDict(_plain(tree))
     for name, value in OPTIONAL.items():
         group, field = name.split(".")
+        if group == "provenance" and group not in config:
+            config.provenance = ConfigDict()
         if group in config and field not in config[group]:
             config[group][field] = value
     return config

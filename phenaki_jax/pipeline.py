@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,67 +13,121 @@ import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.bound import Bound, BoundGenerator, Tokenizer
-from phenaki_jax.config import RUN_CONFIG
+from phenaki_jax.config import DEFAULT, RUN_CONFIG, check, set_field
 from phenaki_jax.digest import tree_digest
 from phenaki_jax.errors import UserError, at_least
-from phenaki_jax.input.motion import LEVELS
+from phenaki_jax.export import reading as exported
+from phenaki_jax.export.folder import is_export
 from phenaki_jax.media import to_uint8
 from phenaki_jax.models.build import make_critic, make_generator, make_tokenizer
-from phenaki_jax.models.tree import ARRAYS
+from phenaki_jax.models.cvivit import CViViTConfig
+from phenaki_jax.models.tree import ARRAYS, Pure, Tree
+from phenaki_jax.parallel import enable_compilation_cache, make_mesh, tree_shardings
 from phenaki_jax.prompts import Prompt, PromptReader
+from phenaki_jax.provenance.prompt_filter import DenyList
 from phenaki_jax.sampling.decoding import Sampler
-from phenaki_jax.sampling.options import chosen
-from phenaki_jax.sampling.scenes import TOLD, check_seed, read_scenes, scene_names, together
+from phenaki_jax.sampling.scenes import TOLD, read_scenes, scene_names, together
 from phenaki_jax.sampling.story import Scene, Told, tell, window_keys
-from phenaki_jax.tasks import PipelineResult, Tasks
+from phenaki_jax.tasks import PipelineResult, Tasks, finished
 from phenaki_jax.training.checkpoints import load_run
+from phenaki_jax.windows import Windows, seeds_of
 
 
-class PhenakiPipeline(Tasks):
-    """Loads a run and generates.
+class PhenakiPipeline(Windows, Tasks):
+    """Loads a run or an exported model and generates.
 
     Every way of generating takes `preset`, one of `sampling.options.PRESETS` ('nuwa', 'ablation', 'showcase', the
     paper's), and the fields of `sampling.options.Sampling` (num_inference_steps, guidance_scale, temperature, …) as
     keywords; what is left out is the run's `config.sampling`. A model with conditions (`generator.conditions`) also
     takes `motion`, how much moves (low, medium, high, extreme, or a number, see `motion.motion_score`), and `fps`.
+    And every way takes
+
+      output_type: 'np' (default), 'pil', 'jax' or 'tokens', see `PipelineResult`; not `stream`, `tell` and `stories`.
+      callback_on_step_end: called after each pass of the decoder, in every window, as callback(pipe, step, steps,
+        {"tokens", "confidence"}) with step from 0; tokens int32 [N, T, H, W], `pipe.mask_id` where they are not
+        decided yet; confidence float32 alike, the probability of each decided token when it was drawn. Where it
+        returns a dict with "tokens", these go on. It costs a transfer a pass.
+
+    Attributes:
+      prompt_filter: prompt -> None, or in a few words why it is refused (then: UserError); None for no filter. By
+        default the deny list of `config.provenance.deny_list`.
+      safety_checker: frames uint8 [F, Y, X, 3] of a video -> None, or why it is refused (then it is black, and
+        `PipelineResult.refused` says so); None for none, or the ONNX model of `config.provenance.frame_checker`.
+      say: is told what takes long, once for each shape; None to be silent.
+      mesh: over whose devices the rows of a call are spread; None for one device.
     """
 
-    def __init__(self, config, tokenizer: Tokenizer, generator: BoundGenerator | None, critic: Bound | None = None):
+    def __init__(self, config, tokenizer: Tokenizer, generator: BoundGenerator | None, critic: Bound | None = None,
+                 mesh: jax.sharding.Mesh | None = None):
         self.config, self.tokenizer, self.generator = config, tokenizer, generator
-        self.critic = critic
+        self.critic, self.mesh = critic, mesh
         self._sampler = Sampler(generator.pure, tokenizer.pure, critic.pure if critic else None) if generator else None
         self.read = PromptReader(config)
+        self.say: Callable[[str], None] | None = None
+        self._compiled: set = set()
+        responsible = config.provenance
+        self.prompt_filter: Callable[[str], str | None] | None = None
+        self.safety_checker: Callable[[np.ndarray], str | None] | None = None
+        if responsible.deny_list:
+            self.prompt_filter = DenyList.read(None if responsible.deny_list == DEFAULT else responsible.deny_list)
+        if responsible.frame_checker:
+            from phenaki_jax.provenance.frame_checker import OnnxChecker
+            self.safety_checker = OnnxChecker(responsible.frame_checker)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike) -> "PhenakiPipeline":
-        """A run's folder, or one that holds `generator/` or `tokenizer/`. A tokenizer's run can only reconstruct.
+    def from_pretrained(cls, path: str | os.PathLike, *, mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
+                        overrides: Mapping[str, Any] | None = None) -> "PhenakiPipeline":
+        """Loads a run's folder, one that holds `generator/` or `tokenizer/`, or one that `phenaki export` made.
 
-        A critic's run is its generator's, sampled with the critic.
+        A tokenizer's run can only reconstruct. A critic's run is its generator's, sampled with the critic.
 
-        Raises: UserError for a folder that is missing or holds no trained run.
+        Args:
+          mesh: devices to spread the rows of a call and the parameters over: a mesh, or sizes such as {"data": -1} for
+            all local devices (`parallel.make_mesh`).
+          overrides: fields of the config to change, such as {"provenance.watermark": False}.
+
+        Raises: UserError for a folder that is missing, damaged, or holds no trained run.
         """
         folder = pathlib.Path(path)
         if not folder.is_dir():
             raise UserError(f"there is no model folder {str(path)!r}; give the folder of a trained run")
         if not (folder / RUN_CONFIG).exists():
             folder = next((folder / name for name in ("generator", "tokenizer") if (folder / name).is_dir()), folder)
-        run = load_run(folder)
-        return cls.of_arrays(run.config, *jax.device_put((run.params, run.variables, run.frozen)))
+        enable_compilation_cache()
+        run = exported.load(folder) if is_export(folder) else load_run(folder)
+        for name, value in (overrides or {}).items():
+            set_field(run.config, name, value)
+        check(run.config)
+        if isinstance(mesh, Mapping):
+            mesh = make_mesh(mesh, jax.local_devices())
+        arrays = run.params, run.variables, run.frozen
+        pipe = cls.of_arrays(run.config, *(jax.device_put(arrays) if mesh is None else arrays), mesh=mesh)
+        pipe.say = functools.partial(print, file=sys.stderr, flush=True)
+        return pipe
 
     @classmethod
-    def of_arrays(cls, config: Any, params: Any, variables: Any, frozen: Any) -> "PhenakiPipeline":
+    def of_arrays(cls, config: Any, params: Any, variables: Any, frozen: Any,
+                  mesh: jax.sharding.Mesh | None = None) -> "PhenakiPipeline":
         """The arrays of a stage, as a run that trains holds them."""
-        pure = make_tokenizer(config)
+        def bound(kind, pure: Pure, params: Tree, variables: Tree):
+            if mesh is not None:
+                params, variables = (jax.device_put(tree, tree_shardings(mesh, tree, axes)) for tree, axes in (
+                    (params, pure.axes), (variables, pure.variable_axes)))
+            return kind(pure, params, variables)
+
         if config.stage == "tokenizer":
-            return cls(config, Tokenizer(pure, params, variables), None)
+            return cls(config, bound(Tokenizer, make_tokenizer(config), params, variables), None, mesh=mesh)
         critic = None
         if config.stage == "critic":
-            critic = Bound(make_critic(config), params, variables)
+            critic = bound(Bound, make_critic(config), params, variables)
             (params, variables), frozen = (frozen["generator"][name] for name in ARRAYS), frozen["tokenizer"]
-        generator = BoundGenerator(make_generator(config), params, variables)
-        return cls(config, Tokenizer(pure, *(frozen[name] for name in ARRAYS)), generator, critic)
+        generator = bound(BoundGenerator, make_generator(config), params, variables)
+        tokenizer = bound(Tokenizer, make_tokenizer(config), *(frozen[name] for name in ARRAYS))
+        return cls(config, tokenizer, generator, critic, mesh)
 
+    @finished
     def __call__(self, prompt: str | Sequence[str] | None = None, *, num_frames: int | None = None,
+                 height: int | None = None, width: int | None = None,
                  seed: int | Sequence[int] = 0, num_videos_per_prompt: int = 1,
                  negative_prompt: str | Sequence[str] | None = None, prompt_embeds: np.ndarray | None = None,
                  prompt_attention_mask: np.ndarray | None = None, preset: str | None = None,
@@ -81,7 +136,9 @@ class PhenakiPipeline(Tasks):
 
         Args:
           prompt: None for a model without text, or where `prompt_embeds` are given.
-          num_frames: 1 (an image) or 1 + patch[0] * k; more than a training clip is made window by window.
+          num_frames: 1 (an image) or more; more than a training clip is made window by window.
+          height, width: in pixels, for a model trained on several sizes (`data.buckets`); whole patches and groups of
+            tokens, the config's at most, which is the default.
           seed: of the first video, the others' count up from it; or one for each. A video depends on its own seed
             alone, not on the others of the call.
           negative_prompt: what guidance leads away from, for all prompts or for each; guidance_scale must not be 0.
@@ -91,7 +148,7 @@ class PhenakiPipeline(Tasks):
         prompts = self.read.listed(prompt, prompt_embeds, prompt_attention_mask)
         num_frames = self.config.tokenizer.frames if num_frames is None else num_frames
         at_least("num_frames", num_frames, 1)
-        self.tokenizer.config.latent_frames(num_frames)
+        sizes = self._sized(height, width)
         at_least("num_videos_per_prompt", num_videos_per_prompt, 1)
         if negative_prompt is not None:
             negative_prompt = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(
@@ -102,7 +159,7 @@ class PhenakiPipeline(Tasks):
                 raise UserError(f"negative_prompt has {len(negative_prompt)} texts; there are {len(prompts)} prompts")
             negative_prompt = [p for p in negative_prompt for _ in range(num_videos_per_prompt)]
         prompts = [p for p in prompts for _ in range(num_videos_per_prompt)]
-        return self._clip(prompts, num_frames, seed, negative_prompt, preset, sampling)
+        return self._clip(prompts, num_frames, seed, negative_prompt, preset, sampling, sizes=sizes)
 
     def stream(self, prompt: str | Sequence[str] | None = None, *, every: int = 4, num_frames: int | None = None,
                seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> Iterator[PipelineResult]:
@@ -123,6 +180,7 @@ class PhenakiPipeline(Tasks):
         keys = window_keys(self._keys(seed, len(prompts)), 0)
         return (PipelineResult(frames, np.asarray(tokens)) for tokens, frames in window(given, prompts, keys, frozen))
 
+    @finished
     def story(self, scenes: Sequence[Mapping[str, Any]], *, seed: int = 0, **options: Any) -> PipelineResult:
         """Tells [{"prompt": str, "num_frames": int, ...}, ...] in one video, each scene growing out of the last frames.
 
@@ -138,7 +196,8 @@ class PhenakiPipeline(Tasks):
         return _joined(self.tell(stories, seed=seed, **options))
 
     def tell(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int | Sequence[int] = 0,
-             parts: Any = None, **options: Any) -> Iterator[PipelineResult]:
+             parts: Any = None, callback_on_step_end: Callable | None = None,
+             **options: Any) -> Iterator[PipelineResult]:
         """Tells stories scene by scene, in the memory of one scene however many there are; all are checked beforehand.
 
         Args:
@@ -153,12 +212,13 @@ class PhenakiPipeline(Tasks):
         for number, several in enumerate(asked, 1):
             negative = [scene.negative_prompt for scene in several] if several[0].negative_prompt else None
             try:
-                told = {name: getattr(several[0], name) for name in TOLD}
+                told = {name: getattr(several[0], name) for name in TOLD} | {
+                    "callback_on_step_end": callback_on_step_end}
                 windows.append(self._window([scene.prompt for scene in several], negative, None,
                                             dataclasses.asdict(several[0].sampling) | told))
             except UserError as error:
                 raise UserError(f"scene {number}: {error}") from None
-        names = [""] * len(asked) if parts is None else scene_names(asked, _seeds(seed, len(stories)), self.fingerprint)
+        names = [""] * len(asked) if parts is None else scene_names(asked, seeds_of(seed, len(stories)), self.fingerprint)
         for index, (several, window, name) in enumerate(zip(asked, windows, names)):
             drawn = jnp.stack([jax.random.fold_in(key, index) if scene.seed is None else jax.random.key(scene.seed)
                                for scene, key in zip(several, keys)])
@@ -182,87 +242,13 @@ class PhenakiPipeline(Tasks):
         return np.asarray(self.tokenizer.encode(video))
 
     def _clip(self, prompts: list[Prompt], count: int, seed: int | Sequence[int], negative: list[str] | None,
-              preset: str | None, sampling: Mapping[str, Any], begin: np.ndarray | None = None) -> PipelineResult:
+              preset: str | None, sampling: Mapping[str, Any], begin: np.ndarray | None = None,
+              sizes: CViViTConfig | None = None) -> PipelineResult:
         """`count` frames, behind those of `begin`, uint8 [B, F, Y, X, 3], out of which they grow."""
         at_least("num_frames", count, 1)
         scene = Scene(self._window(prompts, negative, preset, sampling), prompts, count, self._keys(seed, len(prompts)))
-        made = _joined(tell([scene], self.tokenizer.config, begin))
+        made = _joined(tell([scene], sizes or self.tokenizer.config, begin))
         return made if begin is None else dataclasses.replace(made, frames=np.concatenate([begin, made.frames], 1))
-
-    def _keys(self, seed: int | Sequence[int], count: int) -> jax.Array:
-        """A random key for each of `count` videos."""
-        return jnp.stack([jax.random.key(number) for number in _seeds(seed, count)])
-
-    def _window(self, prompts: Sequence[Prompt], negative: list[str] | None, preset: str | None,
-                sampling: Mapping[str, Any], every: int | None = None) -> Callable:
-        """(given float [B, F, Y, X, 3], prompts, keys, frozen [T, H, W]) -> (tokens, frames uint8).
-
-        `prompts` are all that will be asked for, and are checked beforehand. With `every` it gives an iterator of
-        previews, each (tokens, frames).
-        """
-        sampling = dict(sampling)
-        told = self._told(sampling.pop("motion", None), sampling.pop("fps", None))
-        options, read = chosen(self.config.sampling, preset, **sampling), self.read
-        read.check(prompts, negative)
-        if not self.generator.config.is_told and sampling.get("guidance_scale"):
-            raise UserError(f"guidance_scale={sampling['guidance_scale']} weighs a prompt; this model was trained "
-                            "without text (text.encoder='none'), so leave it out")
-        if negative is not None and not options.guided:
-            raise UserError("negative_prompt needs a guidance_scale other than 0")
-        if options.order == "critic" and self.critic is None:
-            raise UserError("order='critic' needs a critic; give the folder of a critic's run, or another order")
-        if options.noise_augmentation and "noise" not in told:
-            raise UserError(f"noise_augmentation={options.noise_augmentation} needs a model with the condition "
-                            f"'noise'; this one has generator.conditions={tuple(told)}")
-        arrays = {name: {"params": model.params, "variables": model.variables} for name, model in (
-            ("generator", self.generator), ("tokenizer", self.tokenizer), ("critic", self.critic)) if model}
-
-        away = None if negative is None else read(negative)
-
-        def window(given, prompts, keys, frozen):
-            numbers = {**told, "noise": options.noise_augmentation if frozen.any() else np.nan}
-            conditions = np.tile(np.float32([numbers[name] for name in told]), (len(prompts), 1)) if told else None
-            args = arrays, given, *read(prompts), keys, options
-            more = dict(frozen=frozen, negative=away, conditions=conditions)
-            if every is not None:
-                states = self._sampler.stream(*args, every=every, **more)
-                return ((tokens, to_uint8(video)) for _, tokens, video in states)
-            tokens, video = self._sampler(*args, **more)
-            return np.asarray(tokens), to_uint8(video)
-
-        return window
-
-    def _told(self, motion: str | float | None, fps: float | None) -> dict[str, float]:
-        """The model's conditions in their order, NaN where nothing is told."""
-        if self.generator is None:
-            raise UserError("this run is a tokenizer's and can reconstruct only; to generate, give a generator's run")
-        names = self.generator.config.conditions
-        told = dict.fromkeys(names, np.nan)
-        words = f", or one of {', '.join(LEVELS)}"
-        for name, value, least, more in (("motion", motion, 0, words), ("fps", fps, 1, "")):
-            if value is None:
-                continue
-            if name not in told:
-                raise UserError(f"{name}={value!r} has no effect: this model was trained with generator.conditions="
-                                f"{names}; leave it out, or train one with {name!r} among them")
-            number = LEVELS.get(value, value) if more and isinstance(value, str) else value
-            is_number = isinstance(number, (int, float, np.number)) and not isinstance(number, bool)
-            if not (is_number and least <= number < np.inf):
-                raise UserError(f"{name}={value!r} must be a number of at least {least}{more}")
-            told[name] = float(number)
-        return told
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> Sequence[int]:
-    """A seed for each of `count` videos: those that are given, or counted up from the one. Raises: UserError."""
-    if not isinstance(seed, (Sequence, np.ndarray)):
-        check_seed(seed)
-        seed = range(seed, seed + count)
-    if len(seed) != count:
-        raise UserError(f"seed has {len(seed)} numbers; there are {count} videos")
-    for number in seed:
-        check_seed(number)
-    return seed
 
 
 def _joined(parts: Iterable[Told | PipelineResult]) -> PipelineResult:

@@ -91,6 +91,12 @@ class PromptReader:
         texts += negative or ()
         if not texts:
             return
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"prompt {text[:40]!r} is no Unicode text: its character {error.start} is half of a "
+                                "pair, as of a byte that is not UTF-8") from None
         length, unit = self.config.text.length, "bytes" if self._encoder is None else "ids"
         count, longest = max((len(self._vocabulary.encode(text)), text) for text in texts)
         if count >= length:

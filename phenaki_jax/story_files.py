@@ -1,10 +1,10 @@
-"""Stories in files: what is asked for, the scenes that are done, and the video that they become."""
+"""Stories in files: what is asked for, the scenes that are done."""
 
 import json
 import time
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,24 +140,14 @@ class Parts:
             media.write_text(self.folder / DRAWS, json.dumps(self._draws, indent=1) + "\n")
 
 
-# ------------------------------------------------------------------------------------------------- the video
+# ------------------------------------------------------------------------------------------------- as it comes
 
-def write_story(pipe: Any, scenes: list, output: Path, *, file_fps: float, scale: int, parts: Parts | None,
-                **options: Any) -> None:
-    """Tells a story and writes it as it goes, a line printed for each scene.
-
-    Args:
-      pipe: has `tell([scenes], parts=..., **options)`, an iterator of scenes with uint8 `frames` [1, F, Y, X, 3].
-      file_fps: frames a second of the file; an option `fps` is what the model is told.
-    """
-    told = pipe.tell([scenes], parts=parts, **options)  # which says what is wrong with them
-    if parts is not None:
-        parts.keep_draws()
-    with media.open_video(output, file_fps, scale) as append:
-        begin, found = time.monotonic(), 0
-        for number, scene in enumerate(told, 1):
-            append(scene.frames[0])
-            read = parts is not None and parts.found > found
-            how = f"read from {parts.folder}" if read else f"made in {time.monotonic() - begin:.1f} s"
-            print(f"scene {number} of {len(scenes)}: {scene.frames.shape[1]} frames, {how}", flush=True)
-            begin, found = time.monotonic(), found + read
+def reported(scenes: Iterable[np.ndarray], count: int, parts: Parts | None) -> Iterator[np.ndarray]:
+    """The scenes of a story, uint8 [F, Y, X, 3] each, a line printed for each of the `count`."""
+    begin, found = time.monotonic(), 0 if parts is None else parts.found
+    for number, frames in enumerate(scenes, 1):
+        read = parts is not None and parts.found > found
+        how = f"read from {parts.folder}" if read else f"made in {time.monotonic() - begin:.1f} s"
+        print(f"scene {number} of {count}: {len(frames)} frames, {how}", flush=True)
+        yield frames
+        begin, found = time.monotonic(), 0 if parts is None else parts.found

@@ -1,9 +1,12 @@
 """What one model does by what is frozen: pictures set in motion, videos gone on from, made anew in places."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.errors import UserError, at_least
@@ -12,16 +15,56 @@ from phenaki_jax.prompts import Prompt
 from phenaki_jax.sampling.story import window_keys
 
 
+OUTPUT_TYPES = ("np", "pil", "jax", "tokens")
+
+
 @dataclasses.dataclass(frozen=True)
 class PipelineResult:
-    """frames uint8 [N, F, Y, X, 3]; tokens int32 [N, T, H, W], the latent steps in the order they were made."""
-    frames: np.ndarray
-    tokens: np.ndarray
+    """What was made.
+
+    Attributes:
+      frames: by output_type: 'np' uint8 [N, F, Y, X, 3] (default); 'jax' the same on the device; 'pil' a list of
+        PIL images for each video; 'tokens' None.
+      tokens: int32 [N, T, H, W], the latent steps in the order they were made; a jax.Array for 'jax'.
+      refused: for each video why the safety checker refused it, else None; a refused one is black. () without one.
+    """
+    frames: Any
+    tokens: np.ndarray | jax.Array
+    refused: tuple[str | None, ...] = ()
+
+
+def finished(method: Callable[..., PipelineResult]) -> Callable[..., PipelineResult]:
+    """A way of generating that also takes `output_type`, and whose frames the pipeline's safety checker has seen."""
+    @functools.wraps(method)
+    def generate(pipe, *args: Any, output_type: str = "np", **options: Any) -> PipelineResult:
+        if output_type not in OUTPUT_TYPES:
+            raise UserError(f"output_type={output_type!r} is unknown; it is one of {', '.join(OUTPUT_TYPES)}")
+        made = pipe.checked(method(pipe, *args, **options))
+        frames, tokens = made.frames, made.tokens
+        if output_type == "pil":
+            from PIL import Image
+            frames = [[Image.fromarray(frame) for frame in video] for video in frames]
+        elif output_type == "jax":
+            frames, tokens = jnp.asarray(frames), jnp.asarray(tokens)
+        elif output_type == "tokens":
+            frames = None
+        return dataclasses.replace(made, frames=frames, tokens=tokens)
+
+    return generate
 
 
 class Tasks:
     """The tasks of `PhenakiPipeline`, which has the models; options are those of its call."""
 
+    def checked(self, made: PipelineResult) -> PipelineResult:
+        """What was made, as the safety checker lets it out."""
+        if self.safety_checker is None:
+            return made
+        refused = tuple(map(self.safety_checker, made.frames))
+        allowed = np.array([reason is None for reason in refused], np.uint8)
+        return PipelineResult(made.frames * allowed[:, None, None, None, None], made.tokens, refused)
+
+    @finished
     def animate(self, prompt: str | Sequence[str] | None, image: np.ndarray, *, num_frames: int | None = None,
                 seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
         """Sets a picture in motion: it is the first of `num_frames` frames, as the tokenizer gives it back.
@@ -38,6 +81,7 @@ class Tasks:
         return PipelineResult(np.concatenate([self.reconstruct(begin), told.frames[:, 1:]], 1),
                               np.concatenate([first, told.tokens], 1))
 
+    @finished
     def extend(self, prompt: str | Sequence[str] | None, video: np.ndarray, *, num_frames: int,
                seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
         """Goes on from a video for `num_frames` more frames; its own come before them, as they are.
@@ -49,6 +93,7 @@ class Tasks:
         prompts, begin = self._begin(prompt, "video", np.asarray(video), 4)
         return self._clip(prompts, num_frames, seed, None, preset, sampling, begin)
 
+    @finished
     def interpolate(self, prompt: str | Sequence[str] | None, image: np.ndarray, last_image: np.ndarray, *,
                     num_frames: int | None = None, seed: int | Sequence[int] = 0, preset: str | None = None,
                     **sampling: Any) -> PipelineResult:
@@ -78,6 +123,7 @@ class Tasks:
         tokens, frames = window(to_float(given), prompts, window_keys(self._keys(seed, len(prompts)), 0), frozen)
         return PipelineResult(np.concatenate([first, frames[:, 1:-1], last], 1), tokens)
 
+    @finished
     def keyframes(self, prompt: str | Sequence[str] | None, *, num_keyframes: int = 3, between: int = 3,
                   fps: float | None = None, image: np.ndarray | None = None, seed: int | Sequence[int] = 0,
                   preset: str | None = None, **sampling: Any) -> PipelineResult:
@@ -110,14 +156,18 @@ class Tasks:
             prompts *= len(image)
         options = dict(seed=seed, preset=preset, **sampling)
         slow = options | {"fps": fps / (1 + between)}
-        made = self(prompts, **slow) if image is None else self.animate(prompts, image, **slow)
+        # The parts as they are: what is finished, once, is the whole.
+        call, animate, interpolate = (getattr(type(self), name).__wrapped__ for name in (
+            "__call__", "animate", "interpolate"))
+        made = call(self, prompts, **slow) if image is None else animate(self, prompts, image, **slow)
         keys = made.frames[:, :num_keyframes].swapaxes(0, 1)
         parts, tokens = [keys[0][:, None]], []
         for first, last in zip(keys, keys[1:]):
-            made = self.interpolate(prompts, first, last, num_frames=2 + between, **options | {"fps": fps})
+            made = interpolate(self, prompts, first, last, num_frames=2 + between, **options | {"fps": fps})
             parts, tokens = [*parts, made.frames[:, 1:]], [*tokens, made.tokens]
         return PipelineResult(np.concatenate(parts, 1), np.concatenate(tokens, 1))
 
+    @finished
     def inpaint(self, prompt: str | Sequence[str] | None, video: np.ndarray, mask: np.ndarray, *,
                 seed: int | Sequence[int] = 0, preset: str | None = None, **sampling: Any) -> PipelineResult:
         """Makes a region of a clip anew under a prompt; all other tokens stay, bit for bit.

@@ -14,6 +14,7 @@ from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.__main__ import main, parse
 from phenaki_jax.errors import UserError
+from phenaki_jax.making import command
 
 FRAMES = 11
 
@@ -28,24 +29,36 @@ def model(tmp_path):
     return folder
 
 
+class FakePipe:
+    """What the commands ask of a pipeline beside frames."""
+    fingerprint, safety_checker = "0123456789abcdef" * 2, None
+
+    def __init__(self, model):
+        self.config = configs.read_run_config(model)
+        self.read = SimpleNamespace(check=lambda *_: None)
+
+    def refuse(self, prompts):
+        pass
+
+
 @pytest.fixture
-def pipe(monkeypatch):
+def pipe(monkeypatch, model):
     """A pipeline that draws noise by the seed and remembers how it was called."""
     calls = []
 
     def draw(count, frames, seed):
         return np.random.default_rng(seed).integers(0, 256, (count, frames, 16, 16, 3)).astype(np.uint8)
 
-    class Pipe:
+    class Pipe(FakePipe):
         def __call__(self, prompts, *, num_frames, seed, **sampler):
             calls.append((prompts, num_frames, seed, sampler))
-            return SimpleNamespace(frames=draw(len(prompts), num_frames, seed))
+            return SimpleNamespace(frames=draw(len(prompts), num_frames, seed), refused=())
 
         def tell(self, stories, *, seed, parts, **options):
             calls.append((stories, parts, seed, options))
             return (SimpleNamespace(frames=draw(1, scene["num_frames"], seed)) for scene in stories[0])
 
-    monkeypatch.setattr(cli, "load_pipeline", lambda path: Pipe())
+    monkeypatch.setattr(command, "load_pipeline", lambda *_: Pipe(model))
     return calls
 
 
@@ -119,11 +132,11 @@ def test_an_error_while_sampling_leaves_the_old_file(tmp_path, capsys, model, mo
     output = tmp_path / "old.gif"
     output.write_bytes(b"old")
 
-    class Pipe:
+    class Pipe(FakePipe):
         def __call__(self, *_, **__):
             raise UserError("frames=12 does not fit.")
 
-    monkeypatch.setattr(cli, "load_pipeline", lambda path: Pipe())
+    monkeypatch.setattr(command, "load_pipeline", lambda *_: Pipe(model))
     assert "frames=12" in refused(capsys, "generate", f"--model={model}", "--prompt=a", f"--output={output}")
     assert output.read_bytes() == b"old"
 
@@ -131,7 +144,7 @@ def test_an_error_while_sampling_leaves_the_old_file(tmp_path, capsys, model, mo
 def test_generate_writes_what_the_pipeline_makes(tmp_path, model, pipe):
     base = ["generate", f"--model={model}", "--seed=4"]
     assert main([*base, "--prompt=a", f"--output={tmp_path / 'one.gif'}", "--guidance_scale=2"]) == 0
-    assert pipe[-1] == (["a"], FRAMES, 4, {"guidance_scale": 2.0})
+    assert pipe[-1] == (["a"], FRAMES, [4], {"guidance_scale": 2.0})
     assert media.read_video(tmp_path / "one.gif")[0].shape == (FRAMES, 16, 16, 3)
     assert main([*base, "--prompt=a", "--prompt=b", "--frames=5", f"--output={tmp_path / 'two.gif'}"]) == 0
     assert [media.read_video(tmp_path / f"two_{i}.gif")[0].shape[0] for i in (0, 1)] == [5, 5]

@@ -12,10 +12,11 @@ PACKAGE = ROOT / "phenaki_jax"
 
 FLOORS = {
     "__init__": 7, "__main__": 6, "quickstart": 6, "reconstruct": 6, "reproduce": 6, "benchmark": 6, "long_video": 6,
-    "cli": 6, "evaluate": 6, "doctor": 6, "inspect_data": 6, "story_files": 6, "precompute": 6, "aot": 6,
-    "pipeline": 5, "tasks": 5, "prompts": 5, "bound": 5, "training": 5, "ledger": 5, "evaluation": 4, "ingest": 4,
-    "sampling": 3, "input": 3, "models": 2, "layers": 1, "parallel": 1, "media": 1, "pictures": 1, "weights": 1,
-    "array_files": 1,
+    "cli": 6, "making": 6, "evaluate": 6, "doctor": 6, "inspect_data": 6, "story_files": 6, "precompute": 6, "aot": 6,
+    "pipeline": 5, "tasks": 5, "windows": 5, "prompts": 5, "bound": 5, "export": 5, "training": 5, "progress": 5,
+    "ledger": 5, "evaluation": 4, "ingest": 4,
+    "sampling": 3, "input": 3, "provenance": 3, "models": 2,
+    "layers": 1, "parallel": 1, "media": 1, "pictures": 1, "weights": 1, "array_files": 1,
     "config": 0, "errors": 0, "memory": 0, "digest": 0,
 }
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu", "tensorboard", "grain", "sklearn"}

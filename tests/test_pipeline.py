@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,8 +23,6 @@ TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    import jax
-
     from phenaki_jax.training.loop import train
     folder = tmp_path_factory.mktemp("run")
     for stage in ("tokenizer", "generator", "critic"):
@@ -50,6 +49,100 @@ def test_clips_images_and_seeds(pipe):
     assert np.abs(result.frames.astype(int) - decoded).max() <= 1
     assert pipe("a red circle", num_frames=1).frames.shape == (1, 1, 32, 32, 3)
     assert pipe("a red circle", num_frames=21, num_videos_per_prompt=2).frames.shape == (2, 21, 32, 32, 3)
+
+
+def test_any_number_of_frames_is_the_beginning_of_whole_steps(pipe):
+    np.testing.assert_array_equal(pipe("a red circle", num_frames=10, seed=1).frames,
+                                  pipe("a red circle", num_frames=11, seed=1).frames[:, :10])
+    assert pipe("a red circle", num_frames=2).frames.shape == (1, 2, 32, 32, 3)
+
+
+def test_output_types_are_the_same_frames(pipe):
+    plain = pipe("a red circle", seed=1)
+    pictures = pipe("a red circle", seed=1, output_type="pil").frames
+    assert len(pictures) == 1 and len(pictures[0]) == 11 and pictures[0][0].mode == "RGB"
+    np.testing.assert_array_equal(np.stack([np.asarray(picture) for picture in pictures[0]]), plain.frames[0])
+    on_device = pipe("a red circle", seed=1, output_type="jax")
+    assert type(on_device.frames).__name__ == type(on_device.tokens).__name__ == "ArrayImpl"
+    np.testing.assert_array_equal(on_device.frames, plain.frames)
+    alone = pipe("a red circle", seed=1, output_type="tokens")
+    assert alone.frames is None
+    np.testing.assert_array_equal(alone.tokens, plain.tokens)
+
+
+def test_smaller_pictures(pipe):
+    small = pipe("a red circle", height=16, width=32, seed=1)
+    assert small.frames.shape == (1, 11, 16, 32, 3) and small.tokens.shape == (1, 6, 2, 8)
+
+
+def test_a_callback_sees_the_rounds_and_may_change_them(pipe):
+    seen = []
+
+    def watch(pipeline, step, steps, given):
+        assert pipeline is pipe and set(given) == {"tokens", "confidence"}
+        seen.append((step, steps, int((given["tokens"] == pipe.mask_id).sum())))
+        assert ((given["confidence"] >= 0) & (given["confidence"] <= 1 + 1e-5)).all()
+
+    options = dict(seed=1, num_inference_steps=4)
+    plain = pipe("a red circle", **options)
+    np.testing.assert_array_equal(pipe("a red circle", callback_on_step_end=watch, **options).tokens, plain.tokens)
+    assert [entry[:2] for entry in seen] == [(i, 4) for i in range(4)]
+    masked = [entry[2] for entry in seen]
+    assert masked == sorted(masked, reverse=True) and masked[0] < 6 * 4 * 8 and masked[-1] == 0
+
+    def fix(pipeline, step, steps, given):  # a corner is somebody's own from the first pass on
+        given["tokens"][:, :, 0, 0] = 7
+        return {"tokens": given["tokens"]} if step == 0 else None
+
+    changed = pipe("a red circle", callback_on_step_end=fix, **options).tokens
+    assert (changed[:, :, 0, 0] == 7).all() and changed.max() < pipe.mask_id
+
+    def fill(pipeline, step, steps, given):  # all is decided after the first pass: nothing is left to draw
+        return {"tokens": np.full_like(given["tokens"], 5)} if step == 0 else None
+
+    assert (pipe("a red circle", callback_on_step_end=fill, **options).tokens == 5).all()
+
+
+def test_a_story_takes_a_callback_and_an_output_type(pipe):
+    steps = []
+    told = pipe.story(["a red circle", "a blue cross"], num_frames=5, num_inference_steps=2, output_type="pil",
+                      callback_on_step_end=lambda _, step, *rest: steps.append(step))
+    assert steps == [0, 1, 0, 1] and len(told.frames[0]) == 10
+
+
+def test_hooks_can_be_replaced(pipe, monkeypatch):
+    monkeypatch.setattr(pipe, "prompt_filter", lambda prompt: "no circles" if "circle" in prompt else None)
+    with pytest.raises(UserError, match="'a red circle' is refused: no circles"):
+        pipe(["a cross", "a red circle"])
+    with pytest.raises(UserError, match="no circles"):
+        pipe.story(["a cross", "a red circle"])
+    monkeypatch.setattr(pipe, "prompt_filter", None)
+    plain = pipe(["a red circle", "a blue cross"], seed=1)
+    first = plain.frames[0]
+    monkeypatch.setattr(pipe, "safety_checker",
+                        lambda frames: "seen before" if np.array_equal(frames, first) else None)
+    made = pipe(["a red circle", "a blue cross"], seed=1)
+    assert made.refused == ("seen before", None) and not made.frames[0].any()
+    np.testing.assert_array_equal(made.frames[1], plain.frames[1])
+
+
+def test_what_is_compiled_is_said_once(pipe, monkeypatch):
+    said = []
+    monkeypatch.setattr(pipe, "say", said.append)
+    monkeypatch.setattr(pipe, "_compiled", set())
+    for prompts in (["a"], ["b"], ["a", "b"]):
+        pipe(prompts, num_frames=1)
+    assert len(said) == 2 and "compiling for 2 x 1 frames of 32 x 32" in said[1]
+
+
+def test_a_mesh_makes_the_same_tokens(folder, pipe):
+    spread = phenaki_jax.PhenakiPipeline.from_pretrained(folder, mesh={"data": 2, "fsdp": 2, "tensor": 2})
+    prompts = ["a red circle", "a blue cross", "a red cross"]  # three rows on two times two devices
+    made, plain = (p(prompts, seed=3, num_frames=1).tokens for p in (spread, pipe))
+    np.testing.assert_array_equal(made, plain)
+    kernels = [leaf.sharding for leaf in jax.tree.leaves(spread.generator.params)]
+    assert all(len(place.device_set) == 8 for place in kernels)
+    assert any(not place.is_fully_replicated for place in kernels)
 
 
 def test_a_video_depends_on_its_own_seed_alone(pipe):
@@ -192,7 +285,12 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda p: p("", num_frames=11), "prompt is empty"), (lambda p: p("a", num_frames=10), "frames=10"),
+    (lambda p: p("", num_frames=11), "prompt is empty"), (lambda p: p("a", width=12), "width=12 has to be a multiple of 8"),
+    (lambda p: p("a", height=40), "height=40 has to be a multiple of 16, and at most 32"),
+    (lambda p: p("a", output_type="gif"), "output_type='gif' is unknown; it is one of np, pil, jax, tokens"),
+    (lambda p: p("a\udc80"), "is no Unicode text"), (lambda p: p("child porn"), "is refused: the deny list"),
+    (lambda p: p("a", callback_on_step_end=lambda *_: {"tokens": np.zeros(3)}), "gave tokens float64"),
+    (lambda p: p("a", callback_on_step_end=lambda *_: {"tokens": np.full((1, 6, 4, 8), 1001)}), "from 0 to 1000"),
     (lambda p: p("a", num_frames=0), "num_frames=0"), (lambda p: p("a", num_inference_steps=0), "num_inference_steps"),
     (lambda p: p("a", num_frames="many"), "num_frames='many'"), (lambda p: p.story([]), "scenes"),
     (lambda p: p("a", num_frames=11.0), "num_frames=11.0"), (lambda p: p([]), "prompt=\\[\\] has to be"),
@@ -270,7 +368,7 @@ def test_the_command_line_on_a_run(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--prompt=a", "--frames=10"], "frames=10"), (["--prompt= "], "--prompt"),
+    (["--prompt= "], "--prompt"),
     (["--prompt=a", "--model=nowhere"], "nowhere"), (["--prompt=a", "--between=4"], "--between goes with --keyframes"),
     (["--prompt=a", "--keyframes=3", "--between=0"], "between=0"), (["--prompt=a", "--motion=nan"], "motion=nan"),
     (["--story=x.yaml", "--keyframes=3"], "--keyframes goes with --prompt"),
@@ -291,8 +389,6 @@ def test_control_is_measured_at_motions_of_its_own(folder, tmp_path, capsys):
 
 
 def test_another_codebook_is_a_vocabulary_mismatch(folder, tmp_path):
-    import jax
-
     from phenaki_jax.training.loop import train
     config = phenaki_jax.load_config("configs/quickstart.py:generator",
                                      {**TINY, "tokenizer.levels": (4, 4), "tokenizer.codebook_size": 16})

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import phenaki_jax
-from phenaki_jax import cli, media, story_files
+from phenaki_jax import media, story_files
 from phenaki_jax import config as configs
 from phenaki_jax.__main__ import main
 from phenaki_jax.errors import UserError
 from phenaki_jax.digest import tree_digest
+from phenaki_jax.making import command
 from phenaki_jax.pipeline import PhenakiPipeline
 
 TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32, "tokenizer.height": 8,
@@ -34,7 +35,7 @@ def generate(tmp_path, monkeypatch, config, pipe):
     """generate(story, option, ...) -> (exit code, frames of the video) of the command line, on random weights."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(configs.to_json(config))
-    monkeypatch.setattr(cli, "load_pipeline", lambda path: pipe)
+    monkeypatch.setattr(command, "load_pipeline", lambda *_: pipe)
 
     def run(story, *options):
         (tmp_path / "story.json").write_text(json.dumps(story))

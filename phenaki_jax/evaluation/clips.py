@@ -12,8 +12,8 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation.protocols import Protocol
 
 PIECE = 32  # clips that are made, kept and measured together: what a kill costs at most
-LOSSY = (".mp4", ".webm", ".gif", ".jpg", ".jpeg")
 ARRAY = ".npy"  # a clip uint8 [F, Y, X, 3] as it is
+LOSSLESS = (ARRAY, ".png", ".apng", ".bmp", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,8 @@ def shaped(frames: np.ndarray, fps: float, protocol: Protocol, size: tuple[int, 
 def of_folder(folder: str, protocol: Protocol, size: tuple[int, int] | None, field: str) -> Clips:
     """The videos of a folder, by name, those in folders within it too; a caption is the text in NAME.txt beside one.
 
-    .npy files are clips uint8 [F, Y, X, 3] without loss. One image is a clip of one frame.
+    .npy files are clips uint8 [F, Y, X, 3] without loss. Of protocols of one frame, each image is a clip; of others, a
+    folder of numbered images is, if it holds no video: their frames, of an unknown rate.
 
     size: rows and columns; None: the protocol's, or the first video's.
 
@@ -102,10 +103,15 @@ def of_folder(folder: str, protocol: Protocol, size: tuple[int, int] | None, fie
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise UserError(f"{field}={folder!r} is no folder; give one with videos")
-    kinds = (ARRAY, *(media.IMAGES if protocol.frames == 1 else media.VIDEOS))
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in kinds)
+    kinds = (ARRAY, *(media.IMAGES_IN if protocol.frames == 1 else media.VIDEOS_IN))
+    files = [path for path in root.rglob("*") if path.suffix.lower() in kinds and path.is_file()]
+    if protocol.frames > 1:
+        with_videos = {path.parent for path in files}
+        files += [path for path in (root, *root.rglob("*")) if path not in with_videos and media.frame_files(path)]
     if not files:
-        raise UserError(f"{field}={folder!r} has no file that ends in {', '.join(kinds)}")
+        raise UserError(f"{field}={folder!r} has no file that ends in {', '.join(kinds)}"
+                        + (" and no folder of numbered images" if protocol.frames > 1 else ""))
+    files.sort()
     size = size or (protocol.height, protocol.width)
     if not all(size):
         size = _frames(files[0])[0].shape[1:3]
@@ -113,16 +119,20 @@ def of_folder(folder: str, protocol: Protocol, size: tuple[int, int] | None, fie
     def read(start: int, stop: int) -> np.ndarray:
         return np.stack([shaped(*_frames(path), protocol, size, str(path)) for path in files[start:stop]])
 
-    texts = [path.with_suffix(".txt") for path in files]
+    texts = [path.parent / f"{path.name if path.is_dir() else path.stem}.txt" for path in files]
     captions = tuple(text.read_text(encoding="utf-8", errors="replace").strip() for text in texts) if all(
         text.is_file() for text in texts) else ()
-    lossy = sum(path.suffix.lower() in LOSSY for path in files)
-    about = f"{len(files)} files of {root.name}" + (f", {lossy} of them compressed with loss" if lossy else "")
+    lossy = sum(_a_file(path).suffix.lower() not in LOSSLESS for path in files)
+    about = f"{len(files)} clips of {root.name}" + (f", {lossy} of them compressed with loss" if lossy else "")
     return Clips(about, len(files), read, captions)
 
 
+def _a_file(path: pathlib.Path) -> pathlib.Path:
+    return media.frame_files(path)[0] if path.is_dir() else path
+
+
 def _frames(path: pathlib.Path) -> tuple[np.ndarray, float]:
-    """Frames and frames a second (0: not known) of a file."""
+    """Frames and frames a second (0: not known) of a file or a folder of frames."""
     if path.suffix.lower() != ARRAY:
         return media.read_video(path)
     try:

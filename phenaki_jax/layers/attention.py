@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,18 @@ def attend(q_BSHK: jax.Array, k_BUHK: jax.Array, v_BUHK: jax.Array, *, mask: jax
     scale = q_BSHK.shape[-1] ** -0.5 if scale is None else scale
     if is_fast(q_BSHK, k_BUHK, mask, bias) and not _plain.get():
         return fast_attend(q_BSHK, k_BUHK, v_BUHK, mask, scale, block)
-    if q_BSHK.shape[1] * k_BUHK.shape[1] >= LARGE and _on_one_cpu() and not _plain.get():
-        return _attend_by_heads(q_BSHK, k_BUHK, v_BUHK, mask, bias, scale)
+    arrays = q_BSHK, k_BUHK, v_BUHK, mask, bias
+    if q_BSHK.shape[1] * k_BUHK.shape[1] >= LARGE and not _plain.get():
+        by_heads = functools.partial(_attend_by_heads, scale=scale)
+        if platform() == "any":
+            at_once = functools.partial(_attend_at_once, scale=scale)
+            return jax.lax.platform_dependent(*arrays, cpu=by_heads, default=at_once)
+        if _on_one_cpu():
+            return by_heads(*arrays)
+    return _attend_at_once(*arrays, scale)
+
+
+def _attend_at_once(q_BSHK, k_BUHK, v_BUHK, mask, bias, scale) -> jax.Array:
     logits = jnp.einsum("bshk,buhk->bhsu", q_BSHK * scale, k_BUHK, preferred_element_type=jnp.float32)
     return jnp.einsum("bhsu,buhk->bshk", _weights(logits, mask, bias).astype(v_BUHK.dtype), v_BUHK)
 

@@ -30,7 +30,7 @@ def _rows(x: jax.Array) -> jax.Array:
 
     On a mesh they stay apart: the devices share them in blocks of each.
     """
-    return x.reshape(-1, x.shape[-1]) if platform() == "cpu" and device_count() == 1 else x
+    return x.reshape(-1, x.shape[-1]) if platform() in ("cpu", "any") and device_count() == 1 else x
 
 
 def rounds(dtype) -> bool:
@@ -67,9 +67,15 @@ rounded_product.defvjp(_forward, _backward)
 
 def _dot(a, b, axis: int, dtype) -> jax.Array:
     """a [..., K] times b, [K, M] (axis 0) or [M, K] (axis 1)."""
-    if platform() != "cpu":
+    def elsewhere(a, b):
         return _contract(a, (a.ndim - 1,), b, (axis,), dtype)
-    return _cpu_dot(a.reshape(-1, a.shape[-1]), b, axis, dtype).reshape(*a.shape[:-1], b.shape[1 - axis])
+
+    def on_cpu(a, b):
+        return _cpu_dot(a.reshape(-1, a.shape[-1]), b, axis, dtype).reshape(*a.shape[:-1], b.shape[1 - axis])
+
+    if platform() == "any":
+        return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=elsewhere)
+    return on_cpu(a, b) if platform() == "cpu" else elsewhere(a, b)
 
 
 def _row_product(x, g, dtype) -> jax.Array:

@@ -1,7 +1,9 @@
 """The mesh of devices, made from four numbers of the config."""
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from jax.sharding import AxisType, Mesh
 from phenaki_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
+_any = contextvars.ContextVar("any", default=False)
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -58,9 +61,21 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     return jax.make_mesh(sizes_of_axes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+@contextlib.contextmanager
+def any_platform() -> Iterator[None]:
+    """Programs that are traced meanwhile are for one device of any platform, and `platform` is "any"."""
+    token = _any.set(True)
+    try:
+        yield
+    finally:
+        _any.reset(token)
+
+
 def platform() -> str:
     """What a program is being traced for: "cpu", "gpu" or "tpu", of the devices of the mesh that ``jax.set_mesh`` has
-    set, else of JAX's default ones."""
+    set, else of JAX's default ones; or "any", see `any_platform`."""
+    if _any.get():
+        return "any"
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 

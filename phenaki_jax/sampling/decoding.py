@@ -41,6 +41,9 @@ class Round(NamedTuple):
     filled: jax.Array
 
 
+Watch = Callable[[int, int, jax.Array, jax.Array], jax.Array | None]
+
+
 def begin(tokens_BS: jax.Array, free_BS: jax.Array, mask_id: int) -> Round:
     """Before the first round: all that is free is masked."""
     tokens_BS = jnp.where(free_BS, mask_id, tokens_BS)
@@ -93,9 +96,11 @@ def advance(state: Round, first: int | jax.Array, last: int | jax.Array, logits_
         score_BS = noise_BS - fake_of(filled_BS) if options.order == "critic" else sure_BS + noise_BS
         first_BS = {"confidence": score_BS, "critic": score_BS, "random": gumbel_BS,
                     "halton": None if ranks_S is None else jnp.broadcast_to(-ranks_S, sure_BS.shape)}[options.order]
-        stay_BS = lowest(jnp.where(masked_BS, first_BS, jnp.inf), counts_N[index] - again_N[index])
+        # Where a caller has filled masks by itself there are fewer than are to stay.
+        stay_BS = masked_BS & lowest(jnp.where(masked_BS, first_BS, jnp.inf), counts_N[index] - again_N[index])
         if options.remask:
-            stay_BS |= lowest(jnp.where(free_BS & ~masked_BS, score_BS, jnp.inf), again_N[index])
+            decided_BS = free_BS & ~masked_BS
+            stay_BS |= decided_BS & lowest(jnp.where(decided_BS, score_BS, jnp.inf), again_N[index])
         return Round(jnp.where(stay_BS, mask_id, filled_BS), sure_BS, filled_BS)
 
     return jax.lax.fori_loop(first, last, round_, state)
@@ -126,6 +131,8 @@ class Sampler:
     and, for the order 'critic', "critic". `frozen`, boolean [T, H, W]: where the tokens are `video`'s own; of the rest
     of `video` nothing is seen but its shape. `keys` [B], one a row. `negative`: (text, mask) like the text's, from
     which guidance leads away. `conditions`: float32 [B, N], NaN where nothing is told.
+    With `watch` it goes round by round: watch(rounds done, of how many, tokens [B, T, H, W] with masks, log-probabilities
+    [B, T, H, W] of the decided ones when they were drawn) may give other tokens to go on with.
     `stream` takes the same, and gives previews on the way from the same rounds.
     """
 
@@ -144,9 +151,13 @@ class Sampler:
         self._decode_jit = jax.jit(self._decode)
 
     def __call__(self, arrays: Any, video, text, text_mask, keys, options: Sampling, *, frozen: np.ndarray,
-                 negative=None, conditions=None) -> tuple[jax.Array, jax.Array]:
+                 negative=None, conditions=None, watch: Watch | None = None) -> tuple[jax.Array, jax.Array]:
         given, static = self._given(video, text, text_mask, keys, options, frozen, negative, conditions)
-        return self._sample(arrays, given, **static)
+        if watch is None:
+            return self._sample(arrays, given, **static)
+        for _, state in self._rounds(arrays, given, static, 1, watch):
+            pass
+        return self._decode_jit(arrays, state, given)
 
     def stream(self, arrays: Any, video, text, text_mask, keys, options: Sampling, *, every: int, frozen: np.ndarray,
                negative=None, conditions=None) -> Iterator[tuple[int, jax.Array, jax.Array]]:
@@ -155,13 +166,23 @@ class Sampler:
         On the way, tokens that are not decided yet are the last round's draws.
         """
         given, static = self._given(video, text, text_mask, keys, options, frozen, negative, conditions)
-        plan, free = static["plan"], static["free"]
+        for done, state in self._rounds(arrays, given, static, every):
+            yield done, *self._decode_jit(arrays, state, given)
+
+    def _rounds(self, arrays, given, static, every: int, watch: Watch | None = None) -> Iterator[tuple[int, Round]]:
+        """(rounds done, state) after every `every` rounds and at the end."""
+        plan, free, grid = static["plan"], static["free"], given["frozen"].shape
         state, read = self._start_jit(arrays, given, static["steps"], plan)
         done, total = 0, plan.num_inference_steps
         while done < total:
             ahead = min(done + every, total)
             state, done = self._advance_jit(arrays, state, read, done, ahead, given, free, plan), ahead
-            yield done, *self._decode_jit(arrays, state, given)
+            if watch is not None:
+                other = watch(done, total, *(x.reshape(-1, *grid) for x in (state.tokens, state.sure)))
+                if other is not None:
+                    tokens, mask_id = other.reshape(state.tokens.shape), self._generator.module_config.codebook_size
+                    state = Round(tokens, state.sure, jnp.where(tokens == mask_id, state.filled, tokens))
+            yield done, state
 
     def _given(self, video, text, text_mask, keys, options, frozen, negative, conditions):
         """What a program is given as arrays, and what it is compiled for."""

@@ -18,6 +18,7 @@ from phenaki_jax import media
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.memory import unhurried_garbage
 from phenaki_jax.parallel import enable_compilation_cache, free_unused_memory, make_mesh, shard_batch
+from phenaki_jax.progress import Progress
 from phenaki_jax.training import checkpoints as ckpt
 from phenaki_jax.training import metrics as report
 from phenaki_jax.training.by_source import named
@@ -33,7 +34,7 @@ from phenaki_jax.training.stop import Stop
 # What may change between two starts of one run: where things lie, on which devices, and how far it goes.
 FREE_FIELDS = ("train.steps", "train.log_every", "train.checkpoint_every", "train.sample_every", "train.keep",
                "train.wandb", "train.max_skipped", "train.save_patience", "train.init_from", "train.evaluate",
-               "mesh.", "data.data_dir",
+               "mesh.", "provenance.", "data.data_dir",
                "data.workers", "data.patience", "data.max_bad", "data.token_cache", "text.cache", "sampling.",
                "tokenizer.remat", "tokenizer.attention_block", "generator.remat", "generator.attention_block",
                "critic.remat", "critic.attention_block")
@@ -141,7 +142,7 @@ def train(
     _print(report.parameter_overview(state.params))
     if start:
         _print(f"resumed at step {start} of {total}")
-    progress = report.Progress(stage.name, total, start)
+    progress = Progress(stage.name, total, start)
     sources_at = getattr(loader, "sources_at", lambda step: {})
     spent, efficiency = Goodput(), Efficiency(mesh.size, mesh.devices.flat[0].device_kind)
     profile = Profile(workdir / "profile", profile_steps)

@@ -60,6 +60,37 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
     assert "1 of them compressed with loss" in sets.of_folder(str(tmp_path), protocol(), (8, 8), "--real").about
 
 
+def test_folders_of_numbered_frames_are_clips(tmp_path):
+    rng = np.random.default_rng(0)
+    videos = rng.integers(0, 256, (3, 12, 8, 8, 3)).astype(np.uint8)
+    for name, video in zip(("a", "deep/b.1", "c"), videos):
+        media.write_frames(tmp_path / name, video)
+        (tmp_path / f"{name}.txt").write_text(f"clip {name}\n")
+    found = sets.of_folder(str(tmp_path), protocol(stride=3), None, "--real")
+    np.testing.assert_array_equal(found.all(), videos[[0, 2, 1]][:, ::3])
+    assert found.captions == ("clip a", "clip c", "clip deep/b.1") and "with loss" not in found.about
+    np.testing.assert_array_equal(sets.of_folder(str(tmp_path / "a"), protocol(), None, "--real").all(), videos[:1, :4])
+    assert sets.of_folder(str(tmp_path), protocol(frames=1), None, "--real").count == 36  # images, each for itself
+    media.write_image(tmp_path / "c" / "00000.jpg", videos[2, 0])
+    assert "1 of them compressed with loss" in sets.of_folder(str(tmp_path), protocol(), None, "--real").about
+    np.save(tmp_path / "c" / "clip.npy", videos[2])  # images beside a video are no frames
+    np.testing.assert_array_equal(sets.of_folder(str(tmp_path), protocol(), None, "--real").all(),
+                                  videos[[0, 2, 1]][:, :4])
+    with pytest.raises(UserError, match="has no frame rate"):
+        sets.of_folder(str(tmp_path), protocol(fps=8.0), None, "--real").all()
+
+
+def test_videos_of_every_kind_that_can_be_read_are_clips(tmp_path):
+    from PIL import Image
+    media.write_video(tmp_path / "a.mp4", numbered(4, 16), 8.0)
+    (tmp_path / "b.m4v").write_bytes((tmp_path / "a.mp4").read_bytes())
+    pictures = [Image.fromarray(frame) for frame in numbered(4, 16)]
+    pictures[0].save(tmp_path / "c.webp", save_all=True, append_images=pictures[1:], duration=125, lossless=True)
+    found = sets.of_folder(str(tmp_path), protocol(fps=8.0), None, "--real")
+    assert found.count == 3 and found.all().shape == (3, 4, 16, 16, 3)
+    np.testing.assert_array_equal(found.all()[2], numbered(4, 16))
+
+
 @pytest.mark.parametrize("make, words", [
     (lambda d: None, "--real='.*' has no file that ends in"), (lambda d: d.rmdir(), "is no folder"),
     (lambda d: np.save(d / "a.npy", np.zeros((3, 8, 8, 3))), "a.npy holds float64"),

@@ -1,6 +1,5 @@
 """metrics.jsonl to the last digit, the progress line, the overview."""
 
-import io
 import json
 import math
 import sys
@@ -72,55 +71,6 @@ def test_a_window_goes_on_from_its_checkpoint_to_the_last_digit(tmp_path):
             again.add(row)
         assert report.means(again.take()) == report.means(whole) == report.means(rows[4:9])
     assert report.Window(tmp_path, 6).take() == []
-
-
-def test_the_progress_line(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
-    out = io.StringIO()
-    progress = report.Progress("tokenizer", 200, file=out, plain_seconds=20.0)
-    progress.update(0)
-    now[0] += 30.0
-    progress.update(1)
-    progress.start_clock()
-    for step in range(2, 102):
-        now[0] += 0.5
-        progress.update(step, f"loss {1 / step:.3f}")
-    lines = out.getvalue().splitlines()
-    assert lines[0] == "tokenizer   0% · 0/200 · compiling"
-    assert len(lines) == 4  # 0, then one every 20 seconds, not one every step
-    assert progress.line() == "tokenizer  50% · 101/200 · 2.00 steps/s · 0:50 left · loss 0.010"
-
-
-def test_waiting_for_data_is_a_share_of_the_time(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
-    progress = report.Progress("tokenizer", 10, file=io.StringIO())
-    progress.waited(100.0)  # before the clock: compiling
-    progress.start_clock()
-    now[0] += 10.0
-    progress.waited(2.5)
-    progress.update(5)
-    assert progress.timing()["data_wait"] == 0.25
-    assert progress.timing()["steps_per_second"] == 0.5
-
-
-def test_a_terminal_gets_one_line_that_fits():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    out = Terminal()
-    progress = report.Progress("generator", 10, file=out)
-    progress.update(5, "loss 1")
-    progress.close()
-    text = out.getvalue()
-    assert text.count("\n") == 1 and "█" in text and "\r" in text
-    assert all(len(part) < 90 for part in text.split("\r"))
-
-
-def test_durations():
-    assert [report.duration(s) for s in (0, 75, 3700.2, math.nan)] == ["0:00", "1:15", "1:01:40", "?"]
 
 
 def test_the_overview_counts_every_parameter():

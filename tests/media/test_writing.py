@@ -17,14 +17,6 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
 
 
-def test_a_picture_is_cut_in_the_middle_to_fit():
-    frames = np.zeros((1, 6, 10, 3), np.uint8)
-    frames[:, :, 2:8] = 200
-    np.testing.assert_array_equal(media.fit(frames, 3, 3), np.full((1, 3, 3, 3), 200))
-    np.testing.assert_array_equal(media.fit(frames.swapaxes(1, 2), 12, 12), np.full((1, 12, 12, 3), 200))
-    assert media.fit(frames[:, :1, :1], 4, 2).shape == (1, 4, 2, 3)
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
 @pytest.mark.parametrize("count", [1, 2, 11, 35])
 def test_frame_counts_and_rates_survive(tmp_path, suffix, count):
@@ -180,3 +172,103 @@ def test_written_files_can_be_read_by_others(tmp_path):
     media.write_text(tmp_path / "deep" / "report.md", "fine")
     assert (tmp_path / "deep" / "report.md").read_text() == "fine"
     assert (tmp_path / "deep" / "report.md").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
+@pytest.mark.parametrize("height, width", [(24, 24), (33, 46), (20, 100), (64, 64), (40, 136)])
+def test_equal_frames_give_equal_bytes(tmp_path, suffix, height, width):
+    clip, seen, kept = smooth_clip(12, height, width), set(), []
+    for i in range(6):
+        kept.append(np.random.default_rng(i).bytes(30000 * i))  # memory that an encoder finds is never the same
+        media.write_video(tmp_path / f"a{suffix}", clip, 8.0)
+        seen.add((tmp_path / f"a{suffix}").read_bytes())
+    assert len(seen) == 1
+
+
+def test_small_mp4s_in_memory_have_equal_bytes_too():
+    clip = smooth_clip(12, 48, 64)
+    assert len({media.encode_mp4(clip, 8.0, {"crf": "14", "threads": "1"}) for _ in range(12)}) == 1
+
+
+@pytest.mark.parametrize("suffix, default, worse", [(".mp4", 12, 35), (".webm", 12, 50)])
+def test_crf_is_the_quality(tmp_path, suffix, default, worse):
+    clip = smooth_clip(11, 64, 96) ^ np.random.default_rng(0).integers(0, 8, (11, 64, 96, 3)).astype(np.uint8)
+    sizes, errors = [], []
+    for crf in (None, default, worse):
+        media.write_video(tmp_path / f"{crf}{suffix}", clip, 8.0, crf=crf)
+        sizes.append((tmp_path / f"{crf}{suffix}").stat().st_size)
+        errors.append(psnr(media.read_video(tmp_path / f"{crf}{suffix}")[0], clip))
+    assert (tmp_path / f"None{suffix}").read_bytes() == (tmp_path / f"{default}{suffix}").read_bytes()
+    assert sizes[2] < sizes[1] / 2 and errors[2] < errors[1] - 3
+
+
+@pytest.mark.parametrize("suffix, crf, words", [(".mp4", 0, "from 1 to 51"), (".mp4", 52, "from 1 to 51"),
+                                                (".webm", 64, "from 0 to 63"), (".mp4", 12.5, "whole number"),
+                                                (".gif", 12, "a gif has none")])
+def test_a_crf_that_does_not_fit_is_the_users(tmp_path, suffix, crf, words):
+    with pytest.raises(UserError, match=f"crf={crf}.*{words}"):
+        media.write_video(tmp_path / f"a{suffix}", smooth_clip(2, 16, 16), 8.0, crf=crf)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("crf", [None, 1, 51])
+def test_mp4_starts_at_once_and_is_of_a_profile_of_browsers(tmp_path, crf):
+    import av
+    media.write_video(tmp_path / "a.mp4", smooth_clip(5, 32, 32), 8.0, label="a label" * 100, crf=crf)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].profile == "High" and container.streams.video[0].pix_fmt == "yuv420p"
+
+
+def test_webp_is_exact(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
+    media.write_image(tmp_path / "a.webp", image, scale=2)
+    np.testing.assert_array_equal(media.read_image(tmp_path / "a.webp"), image.repeat(2, 0).repeat(2, 1))
+    with Image.open(tmp_path / "a.webp") as opened:
+        assert opened.format == "WEBP"
+
+
+def test_a_folder_of_frames_comes_back(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (12, 5, 7, 3)).astype(np.uint8)
+    media.write_frames(tmp_path / "deep" / "clip", frames, scale=2, label="twelve")
+    names = sorted(path.name for path in (tmp_path / "deep" / "clip").iterdir())
+    assert names == [f"{i:05d}.png" for i in range(12)]
+    back, fps = media.read_video(tmp_path / "deep" / "clip")
+    np.testing.assert_array_equal(back, frames.repeat(2, 1).repeat(2, 2))
+    assert fps == 0.0 and media.read_label(tmp_path / "deep" / "clip") == "twelve"
+    with Image.open(tmp_path / "deep" / "clip" / "00007.png") as image:
+        np.testing.assert_array_equal(np.asarray(image)[::2, ::2], frames[7])
+    media.write_frames(tmp_path / "deep" / "clip", frames[:3])  # fewer: none of the old is left
+    np.testing.assert_array_equal(media.read_video(tmp_path / "deep" / "clip")[0], frames[:3])
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["clip"]
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "deep" / "clip").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    media.write_frames(tmp_path / "plain", frames)  # an empty folder is nothing in the way
+    assert len(media.frame_files(tmp_path / "plain")) == 12
+
+
+def test_a_folder_of_frames_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    from phenaki_jax.media import writing
+    frames = smooth_clip(3, 8, 8)
+    with pytest.raises(UserError, match="float64"):
+        media.write_frames(tmp_path / "a", frames.astype(float))
+    media.write_frames(tmp_path / "a", frames)
+    save = writing._save
+
+    def fails(path, *rest):
+        if path.name == "00001.png":
+            raise OSError("the disk is full")
+        save(path, *rest)
+
+    monkeypatch.setattr(writing, "_save", fails)
+    with pytest.raises(OSError, match="disk is full"):
+        media.write_frames(tmp_path / "a", frames[::-1])
+    monkeypatch.undo()
+    np.testing.assert_array_equal(media.read_video(tmp_path / "a")[0], frames)
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("a", "file"):
+        with pytest.raises(UserError, match=f"{name} is there already, and is no folder of nothing but"):
+            media.write_frames(tmp_path / name, frames)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "file"] and (tmp_path / "a/notes.txt").exists()

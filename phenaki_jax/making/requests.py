@@ -1,0 +1,142 @@
+"""What one video is made of beside the model, as a value that JSON can hold; and making it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phenaki_jax import media
+from phenaki_jax.errors import UserError
+from phenaki_jax.pipeline import PhenakiPipeline
+
+VERBS = ("generate", "keyframes", "story", "animate", "extend", "interpolate", "inpaint")
+Preview = Callable[[np.ndarray], None]  # is shown frames uint8 [F, Y, X, 3] on the way
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A file of the user's, cut and scaled to the model's size.
+
+    Attributes:
+      path: absolute. sha256: of its bytes. fit: how, one of `media.RULES`. fps: at which rate a video's frames are
+        taken by their time stamps; None: each of its frames.
+    """
+    path: str
+    sha256: str
+    fit: str = "centre"
+    fps: float | None = None
+
+    @classmethod
+    def of(cls, path: str, fit: str, fps: float | None = None) -> "Input":
+        return cls(str(Path(path).absolute()), _sha256(path), fit, fps)
+
+    def read(self, height: int, width: int) -> np.ndarray:
+        """Frames uint8 [F, height, width, 3]; one of an image. Raises: UserError where the file is another by now."""
+        if _sha256(self.path) != self.sha256:
+            raise UserError(f"{self.path} is not the file it was: its SHA-256 was {self.sha256}")
+        path = Path(self.path)
+        is_image = path.is_file() and path.suffix.lower() in media.IMAGES_IN
+        frames = media.read_image(path)[None] if is_image else media.read_video(path, self.fps)[0]
+        return media.fit(frames, height, width, self.fit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One video that is asked for.
+
+    Attributes:
+      verb: one of VERBS.
+      prompt: None for a model without text; of a story its scenes, as `PhenakiPipeline.story` takes them.
+      seed: its own.
+      options: more keywords of the pipeline's method.
+      inputs: by the names of the method's arguments.
+      rows, row: it is made as this row of a batch of so many, because another batch is another program, whose
+        roundings may be others.
+      preview_every: passes between previews, 0 for none; a program of its own, too.
+    """
+    verb: str
+    prompt: Any
+    seed: int
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, Input] = dataclasses.field(default_factory=dict)
+    rows: int = 1
+    row: int = 0
+    preview_every: int = 0
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> "Request":
+        """What `dataclasses.asdict` made. Raises: UserError for something else."""
+        try:
+            request = cls(**found | {"inputs": {name: Input(**file) for name, file in found["inputs"].items()}})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"the sidecar's 'request' cannot be read: {error}") from None
+        if request.verb not in VERBS:
+            raise UserError(f"the sidecar's request has verb={request.verb!r}; it has to be one of {', '.join(VERBS)}")
+        return request
+
+
+def perform(pipe: PhenakiPipeline, batch: Sequence[Request], preview: Preview | None = None,
+            parts: Any = None) -> tuple[list[Iterable[np.ndarray]], tuple[str | None, ...]]:
+    """Makes videos that differ in nothing but their prompts, seeds and rows.
+
+    Args:
+      preview: of the first row, where the requests have `preview_every`.
+      parts: of a story, see `story.tell`.
+
+    Returns: of each the frames, in parts uint8 [F, Y, X, 3]; and why the safety checker refused it, or None.
+    """
+    first = batch[0]
+    if first.verb == "story":
+        scenes = pipe.tell([first.prompt], seed=first.seed, parts=parts, **first.options)  # says what is wrong with it
+        return [_told(pipe, scenes, preview if first.preview_every else None)], (None,)
+    filled = [batch[0]] * first.rows  # a lone one fills the whole batch
+    for request in batch:
+        filled[request.row] = request
+    filled = filled[:batch[-1].row + 1] + [batch[-1]] * (first.rows - batch[-1].row - 1)
+    prompts = None if first.prompt is None else [request.prompt for request in filled]
+    options = dict(first.options) | {"seed": [request.seed for request in filled]}
+    if first.prompt is None and not first.inputs:
+        prompts = [None] * len(filled)
+    sizes = pipe.config.tokenizer
+    given = {name: file.read(sizes.height, sizes.width) for name, file in first.inputs.items()}
+    if "mask" in given:
+        white = given["mask"].mean(-1) > 127
+        given["mask"] = white if len(white) > 1 else white[0]
+    given |= {name: given[name][0] for name in ("image", "last_image") if name in given}
+    if first.preview_every:
+        made = None
+        for made in pipe.stream(prompts, every=first.preview_every, **options):
+            if preview is not None:
+                preview(made.frames[batch[0].row])
+        made = pipe.checked(made)
+    else:
+        made = (pipe if first.verb == "generate" else getattr(pipe, first.verb))(prompts, **given, **options)
+    refused = made.refused or (None,) * first.rows
+    return [[made.frames[request.row]] for request in batch], tuple(refused[request.row] for request in batch)
+
+
+def _told(pipe: PhenakiPipeline, scenes: Iterable[Any], preview: Preview | None) -> Iterator[np.ndarray]:
+    """A story's scenes, one after the other."""
+    shown = []
+    for number, scene in enumerate(scenes, 1):
+        if pipe.safety_checker is not None and (reason := pipe.safety_checker(scene.frames[0])):
+            raise UserError(f"scene {number} was made and is refused: {reason}")
+        if preview is not None:
+            preview(np.concatenate(shown := [*shown, scene.frames[0]]))
+        yield scene.frames[0]
+
+
+def _sha256(path: str | Path) -> str:
+    """Of a file, or of all files of a folder of frames, in order."""
+    state, place = hashlib.sha256(), Path(path)
+    try:
+        for file in sorted(p for p in place.iterdir() if p.is_file()) if place.is_dir() else [place]:
+            with open(file, "rb") as stream:
+                while part := stream.read(1 << 20):
+                    state.update(part)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror})") from None
+    return state.hexdigest()
