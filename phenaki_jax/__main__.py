@@ -83,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--frames", type=int, help="how many (default: as many as the model was trained on)")
     generate.add_argument("--num_videos_per_prompt", type=int, default=1, metavar="N", help="each with its own seed")
     generate.add_argument("--batch_size", type=int, default=8, help="videos that are made at once")
+    generate.add_argument("--devices", type=int, default=1, help="of this machine, over which a batch is spread")
     generate.add_argument("--preview_every", type=int, default=0, metavar="PASSES", help="shows how far it is in "
                           "OUTPUT.preview.gif; of a story after each scene")
     generate.add_argument("--keyframes", type=int, help="make so many first, then the --between frames between two")
@@ -131,6 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--batch_size", type=int, help="of stablehlo: fixed (default: any)")
     export.add_argument("--license", default="", metavar="TEXT", help="for the model card")
     export.add_argument("--with_text_encoder", action="store_true", help="copy the pretrained text encoder, too")
+    export.add_argument("--overwrite", action="store_true", help="replace an older export")
 
     ingest = verb("ingest", "Turn images or videos with captions into records; the same command goes on where it was.")
     ingest.add_argument("--source", required=True, metavar="PATH", help="file or folder, here or remote; tfds:NAME")
@@ -226,7 +228,7 @@ def make_parser() -> argparse.ArgumentParser:
     benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
     benchmark.add_argument("what", metavar="WHAT",
                            help="tokenizer, generator, sampling; length: 600 frames beside 33; input: the loader; "
-                           "networks: those of the evaluation")
+                           "networks: those of the evaluation; watermark: what it survives")
     benchmark.add_argument("--config", metavar="FILE", help="default: configs/benchmark.py; also --config.FIELD=…")
     benchmark.add_argument("--peer", metavar="PYTHON", help="an interpreter with phenaki-pytorch: both, side by side")
     benchmark.add_argument("--rounds", type=int, help="timed rounds of each (default: 5); the median counts")

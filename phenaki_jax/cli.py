@@ -10,7 +10,8 @@ from typing import Any
 
 from phenaki_jax import config as configs
 from phenaki_jax.errors import UserError
-from phenaki_jax.making.options import load_pipeline, model_config, run_folder, sampler_of
+from phenaki_jax.export.folder import run_folder
+from phenaki_jax.making.options import load_pipeline, model_config, sampler_of
 
 STOPPED = 130
 Overrides = Mapping[str, str]
@@ -69,9 +70,9 @@ def verify(options: argparse.Namespace, overrides: Overrides) -> int:
 def export(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax.export import command
 
-    return command.main(str(run_folder(options.model)), options.output, options.form, dtype=options.dtype,
+    return command.main(options.model, options.output, options.form, dtype=options.dtype,
                         step=options.step, batch_size=options.batch_size, license=options.license,
-                        text_encoder=options.with_text_encoder)
+                        text_encoder=options.with_text_encoder, overwrite=options.overwrite)
 
 
 def ingest(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -196,15 +197,19 @@ def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import benchmark as program
     from phenaki_jax import long_video
 
-    if options.what not in (*program.SUBJECTS, "length", "input", "networks"):
+    if options.what not in (*program.SUBJECTS, "length", "input", "networks", "watermark"):
         raise UserError(f"{options.what!r} cannot be benchmarked; it is one of {', '.join(program.SUBJECTS)}, length, "
-                        "input, networks.")
+                        "input, networks, watermark.")
     if options.workers is not None and options.what != "input":
         raise UserError("--workers is for `phenaki benchmark input`.")
-    if options.what in ("input", "networks"):
+    if options.what in ("input", "networks", "watermark"):
         if options.peer or options.config or overrides:
             raise UserError(f"`phenaki benchmark {options.what}` takes neither --peer nor --config: what it reads is "
                             "its own.")
+        if options.what == "watermark":
+            from phenaki_jax.benchmark import watermark
+
+            return watermark.main(200, options.report)
         rounds = 3 if options.rounds is None else options.rounds
         from phenaki_jax.benchmark import input as reading
         from phenaki_jax.benchmark import networks

@@ -22,7 +22,7 @@ BYTES = "bytes"  # the text.vocabulary that is no file
 DEFAULT = "default"  # the provenance.deny_list that comes with the package
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
              "train.accumulate", "train.evaluate_every", "text.length")
-_PATHS = ("tokenizer_run", "generator_run", "train.init_from", "data.data_dir", "data.token_cache", "text.path",
+PATHS = ("tokenizer_run", "generator_run", "train.init_from", "data.data_dir", "data.token_cache", "text.path",
           "text.vocabulary", "text.cache", "provenance.deny_list", "provenance.frame_checker",
           "provenance.certificate", "provenance.key")
 # Fields that a config may leave out, and what they are then.
@@ -262,7 +262,7 @@ def resolve(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     config = from_dict(config.to_dict())
     if not config.data.data_dir:
         config.data.data_dir = str(Path(workdir).parent / "data")
-    for name in _PATHS:
+    for name in PATHS:
         group, _, field = name.rpartition(".")
         values = config.get(group, {}) if group else config
         given = values.get(field)

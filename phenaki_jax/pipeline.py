@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.bound import Bound, BoundGenerator, Tokenizer
-from phenaki_jax.config import DEFAULT, RUN_CONFIG, check, set_field
+from phenaki_jax.config import DEFAULT, check, set_field
 from phenaki_jax.digest import tree_digest
 from phenaki_jax.errors import UserError, at_least
-from phenaki_jax.export import reading as exported
-from phenaki_jax.export.folder import is_export
+from phenaki_jax.export.reading import open_run
 from phenaki_jax.media import to_uint8
 from phenaki_jax.models.build import make_critic, make_generator, make_tokenizer
 from phenaki_jax.models.cvivit import CViViTConfig
@@ -29,7 +27,6 @@ from phenaki_jax.sampling.decoding import Sampler
 from phenaki_jax.sampling.scenes import TOLD, read_scenes, scene_names, together
 from phenaki_jax.sampling.story import Scene, Told, tell, window_keys
 from phenaki_jax.tasks import PipelineResult, Tasks, finished
-from phenaki_jax.training.checkpoints import load_run
 from phenaki_jax.windows import Windows, seeds_of
 
 
@@ -88,13 +85,8 @@ class PhenakiPipeline(Windows, Tasks):
 
         Raises: UserError for a folder that is missing, damaged, or holds no trained run.
         """
-        folder = pathlib.Path(path)
-        if not folder.is_dir():
-            raise UserError(f"there is no model folder {str(path)!r}; give the folder of a trained run")
-        if not (folder / RUN_CONFIG).exists():
-            folder = next((folder / name for name in ("generator", "tokenizer") if (folder / name).is_dir()), folder)
         enable_compilation_cache()
-        run = exported.load(folder) if is_export(folder) else load_run(folder)
+        run = open_run(path)
         for name, value in (overrides or {}).items():
             set_field(run.config, name, value)
         check(run.config)
@@ -218,7 +210,8 @@ class PhenakiPipeline(Windows, Tasks):
                                             dataclasses.asdict(several[0].sampling) | told))
             except UserError as error:
                 raise UserError(f"scene {number}: {error}") from None
-        names = [""] * len(asked) if parts is None else scene_names(asked, seeds_of(seed, len(stories)), self.fingerprint)
+        seeds = seeds_of(seed, len(stories))
+        names = [""] * len(asked) if parts is None else scene_names(asked, seeds, self.fingerprint)
         for index, (several, window, name) in enumerate(zip(asked, windows, names)):
             drawn = jnp.stack([jax.random.fold_in(key, index) if scene.seed is None else jax.random.key(scene.seed)
                                for scene, key in zip(several, keys)])

@@ -1,4 +1,4 @@
-"""The windows of frames that the ways of generating are made of: what is asked for, checked, and handed to the sampler."""
+"""The windows that all ways of generating are made of: what is asked for, checked, and handed to the sampler."""
 
 import contextlib
 import dataclasses

@@ -285,7 +285,8 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda p: p("", num_frames=11), "prompt is empty"), (lambda p: p("a", width=12), "width=12 has to be a multiple of 8"),
+    (lambda p: p("", num_frames=11), "prompt is empty"),
+    (lambda p: p("a", width=12), "width=12 has to be a multiple of 8"),
     (lambda p: p("a", height=40), "height=40 has to be a multiple of 16, and at most 32"),
     (lambda p: p("a", output_type="gif"), "output_type='gif' is unknown; it is one of np, pil, jax, tokens"),
     (lambda p: p("a\udc80"), "is no Unicode text"), (lambda p: p("child porn"), "is refused: the deny list"),

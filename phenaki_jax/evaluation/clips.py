@@ -123,7 +123,7 @@ def of_folder(folder: str, protocol: Protocol, size: tuple[int, int] | None, fie
     captions = tuple(text.read_text(encoding="utf-8", errors="replace").strip() for text in texts) if all(
         text.is_file() for text in texts) else ()
     lossy = sum(_a_file(path).suffix.lower() not in LOSSLESS for path in files)
-    about = f"{len(files)} clips of {root.name}" + (f", {lossy} of them compressed with loss" if lossy else "")
+    about = f"{len(files)} files of {root.name}" + (f", {lossy} of them compressed with loss" if lossy else "")
     return Clips(about, len(files), read, captions)
 
 

@@ -17,7 +17,7 @@ from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.evaluation.report import circumstances
 from phenaki_jax.export import reading, rounding, tensors, text_encoder
 from phenaki_jax.export.card import card
-from phenaki_jax.export.folder import is_export, seal
+from phenaki_jax.export.folder import is_export, run_folder, seal
 from phenaki_jax.input.encoder import is_pretrained, open_encoder
 from phenaki_jax.training.checkpoints import Run, load_run
 
@@ -56,7 +56,7 @@ def main(model: str, output: str, form: str, *, dtype: str = "float32", step: in
     """
     options = Options(form, dtype, batch_size, license, text_encoder)
     _check(options)
-    folder = reading.run_folder(model)
+    folder = run_folder(model)
     if is_export(folder):
         raise UserError(f"--model={model!r} is an export itself; give the run that it was made of")
     run = load_run(folder, step)
@@ -140,7 +140,7 @@ def _write(run: Run, folder: Path, made: Path, title: str, options: Options) -> 
 def portable(config: Any) -> Any:
     """A copy of a run's config that names no place on this machine: such fields are as if they had been left out."""
     config = from_dict(config.to_dict())
-    for name in configs._PATHS:
+    for name in configs.PATHS:
         group, _, field = name.rpartition(".")
         values = config.get(group, {}) if group else config
         usual = configs.OPTIONAL.get(name, "")

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from phenaki_jax import media
+from phenaki_jax.config import RUN_CONFIG
 from phenaki_jax.errors import UserError
 
 FORMAT = "phenaki_jax"
@@ -17,6 +19,14 @@ MANIFEST = "model.json"
 def is_export(folder: str | Path) -> bool:
     """Whether a folder has a manifest; not whether it is a sound one."""
     return (Path(folder) / MANIFEST).is_file()
+
+
+def run_folder(path: str | os.PathLike) -> Path:
+    """The folder that holds a model: `path`, or its generator/ or tokenizer/, where it is a quickstart's."""
+    folder = Path(path)
+    if is_export(folder) or (folder / RUN_CONFIG).exists():
+        return folder
+    return next((folder / name for name in ("generator", "tokenizer") if (folder / name / RUN_CONFIG).exists()), folder)
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> None:

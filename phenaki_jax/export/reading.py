@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from phenaki_jax.config import BYTES, RUN_CONFIG, read_run_config
+from phenaki_jax.config import BYTES, read_run_config
 from phenaki_jax.errors import UserError
 from phenaki_jax.export import rounding, tensors
-from phenaki_jax.export.folder import check, is_export
+from phenaki_jax.export.folder import check, is_export, run_folder
 from phenaki_jax.models.tree import ARRAYS
 from phenaki_jax.training.checkpoints import Run, flatten, load_run, nest
 
@@ -19,16 +19,6 @@ FORMS = ("orbax", "safetensors", "stablehlo")
 WEIGHTS = "weights"  # Orbax's folder
 Parts = dict[str, dict[str, Any]]
 Where = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
-
-
-def run_folder(path: str | os.PathLike) -> Path:
-    """The folder of a run: `path`, or its generator/ or tokenizer/, where it is a quickstart's. Raises: UserError."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"there is no model folder {str(path)!r}; give the folder of a trained run")
-    if is_export(folder) or (folder / RUN_CONFIG).exists():
-        return folder
-    return next((folder / name for name in ("generator", "tokenizer") if (folder / name).is_dir()), folder)
 
 
 def open_run(path: str | os.PathLike, *, text_encoder: str = "") -> Run:

@@ -50,8 +50,8 @@ class Program:
 def write(config: Any, arrays: Mapping[str, Tree], folder: Path, *, batch_size: int | None = None) -> dict[str, Any]:
     """Writes programs, the weights that they take, programs.json and generate.py, which makes clips of them.
 
-    Programs: `generate`, the sampler as `config.sampling` has it, where there is a generator; `encode` and `decode`; and
-    all three for one frame with `_image` behind their names. Scales of sampling are inputs, all else is fixed.
+    Programs: `generate`, the sampler as `config.sampling` has it, where there is a generator; `encode` and `decode`;
+    and all three for one frame, with `_image` behind their names. Scales of sampling are inputs, all else is fixed.
 
     Args:
       arrays: {"params", "variables"} of "tokenizer", "generator" and, for the order 'critic', "critic".
@@ -81,7 +81,8 @@ def write(config: Any, arrays: Mapping[str, Tree], folder: Path, *, batch_size: 
             "file": f"{name}.stablehlo", "bytes": len(data), "parts": list(program.parts),
             "inputs": {key: {"dtype": dtype, "shape": _shape(shape, batch_size or "B")}
                        for key, (dtype, shape) in program.inputs.items()},
-            "outputs": {key: {"dtype": aval.dtype.name, "shape": [n if isinstance(n, int) else str(n) for n in aval.shape]}
+            "outputs": {key: {"dtype": aval.dtype.name,
+                              "shape": [size if isinstance(size, int) else str(size) for size in aval.shape]}
                         for key, aval in outputs}}
     leaves = {part: _leaves(part, tree) for part, tree in arrays.items()}
     tensors.write(folder, {name: np.asarray(leaf) for part in leaves.values() for name, leaf in part.items()})

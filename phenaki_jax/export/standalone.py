@@ -43,7 +43,7 @@ class Model:
 
     def generate(self, prompts=None, seeds=None, *, embeddings=None, num_frames=None, guidance_scale=None,
                  temperature=None, **conditions):
-        """A Clip of prompts, or of embeddings [N, P, E] for a model with a pretrained encoder; no row depends on others.
+        """A Clip of prompts, or of embeddings [N, P, E] for a model with a pretrained encoder, a row by itself.
 
         seeds: by default 0, 1, ...; num_frames: 1 or a training clip's; conditions: motion and fps, as numbers.
         """

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.making import files
 from phenaki_jax.making.files import Look, Origin
 from phenaki_jax.making.options import (
-    check_common, check_inputs, check_prompts, load_pipeline, model_config, paths_of, sampler_of, typed,
+    check_common, check_inputs, check_prompts, load_pipeline, mesh_of, model_config, paths_of, sampler_of, typed,
 )
 from phenaki_jax.making.requests import Input, Request, perform
 from phenaki_jax.pipeline import PhenakiPipeline
@@ -21,6 +23,8 @@ from phenaki_jax.progress import Progress
 from phenaki_jax.sampling.scenes import check_seed, overlay, read_scenes
 
 ON_A_SHEET = 64  # videos
+# A file's stem, in the names that it and its parts have while they are being written.
+TEMPORARY = re.compile(r"\.+(.+?)(?:-[a-z0-9_]{8}){1,2}(?:\.[a-z0-9]+)?")
 REFUSED = 1  # exit code: the safety checker has refused something
 
 
@@ -60,12 +64,13 @@ def generate(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         between = {} if options.between is None else {"between": options.between}
         asked |= {"num_keyframes": options.keyframes} | between
     seed, each = options.seed or 0, options.num_videos_per_prompt
-    requests = [Request(verb, prompt, seed + number, asked, preview_every=options.preview_every) for number, prompt in
+    how = {"preview_every": options.preview_every, "devices": options.devices}
+    requests = [Request(verb, prompt, seed + number, asked, **how) for number, prompt in
                 enumerate(prompt for prompt in prompts or [None] for _ in range(each))]
     check_seed(requests[-1].seed)
     rows = min(options.batch_size, len(requests))
     requests = [dataclasses.replace(request, rows=rows, row=number % rows) for number, request in enumerate(requests)]
-    pipe = load_pipeline(options.model, overrides)
+    pipe = load_pipeline(options.model, overrides, options.devices)
     return _make_all(pipe, options, requests, look_of(options, config))
 
 
@@ -120,14 +125,15 @@ def _again(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     request, look = Request.of_json(found["request"]), Look(**found["look"])
     model = options.model or found["model"]["path"]
     sampling = {f"sampling.{name}": value for name, value in found["config"]["sampling"].items()}
-    pipe = PhenakiPipeline.from_pretrained(model, overrides=sampling | typed(model_config(model), overrides))
+    pipe = PhenakiPipeline.from_pretrained(model, overrides=sampling | typed(model_config(model), overrides),
+                                           mesh=mesh_of(request.devices))
     if pipe.fingerprint != found["model"]["hash"]:
         raise UserError(f"--model={model!r} is another model than the sidecar's, whose hash is "
                         f"{found['model']['hash']}; its own is {pipe.fingerprint}.")
     path = paths_of(options, 1)[0]
     code = _make_all(pipe, options, [request], look, model=model, anew=True)
     same = files.read_sidecar(files.sidecar_of(path))["frames"] == found["frames"] if code == 0 else False
-    print(f"{path}: frames are {'equal, bit for bit' if same else 'NOT equal'} to those of the sidecar"
+    print(f"{path}: its frames {'equal' if same else 'do NOT equal'} the sidecar's, bit for bit"
           + ("" if same else f", which were made on {found.get('platform')} with {found.get('versions')}"))
     return code
 
@@ -150,6 +156,7 @@ def _make_all(pipe: PhenakiPipeline, options: argparse.Namespace, requests: Sequ
              for path, request in zip(paths, requests)]
     for path in (path for path, done in zip(paths, there) if done):
         print(f"{path} (was there)", flush=True)
+    _clear([path for path, done in zip(paths, there) if not done])
     progress = Progress("making", there.count(False), unit="videos") if there.count(False) > requests[0].rows else None
     done = 0
     for first in range(0, len(requests), requests[0].rows):
@@ -182,6 +189,16 @@ def _make_all(pipe: PhenakiPipeline, options: argparse.Namespace, requests: Sequ
     if options.sheet:
         _write_sheet(Path(options.sheet), [(path, request) for path, request in zip(paths, requests) if path.exists()])
     return REFUSED if refused else 0
+
+
+def _clear(paths: Sequence[Path]) -> None:
+    """Removes what a kill left of files that are to be made: those of `media.atomic_path` and `media.write_frames`."""
+    names = {(path.parent, name.stem) for path in paths for name in (path, files.sidecar_of(path), _preview_path(path))}
+    for folder in {folder for folder, _ in names if folder.is_dir()}:
+        for file in folder.iterdir():
+            left = TEMPORARY.fullmatch(file.name)
+            if left and (folder, left[1]) in names:
+                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
 
 def _preview_path(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.errors import UserError
-from phenaki_jax.export.folder import is_export
+from phenaki_jax.export.folder import run_folder
 from phenaki_jax.sampling.options import Sampling, chosen
 
 CHANGEABLE = ("sampling.", "provenance.", "text.path", "text.vocabulary")  # of a trained model's config
@@ -25,16 +25,6 @@ def model_config(model: str, overrides: Mapping[str, str] | None = None) -> Any:
     return config
 
 
-def run_folder(model: str) -> Path:
-    """The folder that holds the model: itself, or what a quickstart's folder has inside."""
-    folder = Path(model)
-    if not (folder / configs.RUN_CONFIG).exists() and not is_export(folder):
-        for name in ("generator", "tokenizer"):
-            if (folder / name / configs.RUN_CONFIG).exists():
-                return folder / name
-    return folder
-
-
 def typed(config: Any, overrides: Mapping[str, str] | None) -> dict[str, Any]:
     """--config.FIELD=VALUE of a trained model, typed. Raises: UserError for what only training can change."""
     for name in overrides or {}:
@@ -44,15 +34,27 @@ def typed(config: Any, overrides: Mapping[str, str] | None) -> dict[str, Any]:
     return {name: configs.parse_field(config, name, text) for name, text in (overrides or {}).items()}
 
 
-def load_pipeline(model: str, overrides: Mapping[str, str] | None = None) -> Any:
-    """The `PhenakiPipeline` of --model, with --config.FIELD=VALUE."""
+def load_pipeline(model: str, overrides: Mapping[str, str] | None = None, devices: int = 1) -> Any:
+    """The `PhenakiPipeline` of --model, with --config.FIELD=VALUE, over the first `devices` of this process."""
     from phenaki_jax.pipeline import PhenakiPipeline
 
-    return PhenakiPipeline.from_pretrained(model, overrides=typed(model_config(model), overrides))
+    return PhenakiPipeline.from_pretrained(model, overrides=typed(model_config(model), overrides),
+                                           mesh=mesh_of(devices))
+
+
+def mesh_of(devices: int) -> Any:
+    """A mesh of that many of this process's devices; None for one."""
+    import jax
+
+    from phenaki_jax.parallel import make_mesh
+
+    if devices > jax.local_device_count():
+        raise UserError(f"--devices={devices} is more than there are here: {jax.local_device_count()}.")
+    return None if devices == 1 else make_mesh({"data": devices}, jax.local_devices()[:devices])
 
 
 def check_common(options: argparse.Namespace) -> None:
-    for name in ("scale", "frames", "batch_size", "num_videos_per_prompt"):
+    for name in ("scale", "frames", "batch_size", "num_videos_per_prompt", "devices"):
         value = getattr(options, name, None)
         if value is not None and value < 1:
             raise UserError(f"--{name}={value} has to be at least 1.")
@@ -105,7 +107,7 @@ def sampler_of(options: argparse.Namespace, config: Any) -> dict[str, Any]:
     names = ("preset", *(field.name for field in dataclasses.fields(Sampling)))
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     chosen(config.sampling, **given)
-    if options.fps is not None:
+    if options.fps is not None and "fps" in config.get("generator", {}).get("conditions", ()):  # else the file's alone
         given["fps"] = options.fps
     if options.motion is not None:
         try:

@@ -55,7 +55,8 @@ class Request:
       inputs: by the names of the method's arguments.
       rows, row: it is made as this row of a batch of so many, because another batch is another program, whose
         roundings may be others.
-      preview_every: passes between previews, 0 for none; a program of its own, too.
+      preview_every: passes between previews, 0 for none; a program of its own, too. devices: over which the rows are
+        spread; likewise.
     """
     verb: str
     prompt: Any
@@ -65,6 +66,7 @@ class Request:
     rows: int = 1
     row: int = 0
     preview_every: int = 0
+    devices: int = 1
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> "Request":
@@ -92,10 +94,9 @@ def perform(pipe: PhenakiPipeline, batch: Sequence[Request], preview: Preview | 
     if first.verb == "story":
         scenes = pipe.tell([first.prompt], seed=first.seed, parts=parts, **first.options)  # says what is wrong with it
         return [_told(pipe, scenes, preview if first.preview_every else None)], (None,)
-    filled = [batch[0]] * first.rows  # a lone one fills the whole batch
+    filled = [batch[-1]] * first.rows  # rows that nobody asks for repeat the last one
     for request in batch:
         filled[request.row] = request
-    filled = filled[:batch[-1].row + 1] + [batch[-1]] * (first.rows - batch[-1].row - 1)
     prompts = None if first.prompt is None else [request.prompt for request in filled]
     options = dict(first.options) | {"seed": [request.seed for request in filled]}
     if first.prompt is None and not first.inputs:

@@ -29,17 +29,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     temporary = pathlib.Path(name)
     try:
         yield temporary
-        open_to_others(temporary, 0o666)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode would hide the file from others
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def open_to_others(path: pathlib.Path, mode: int) -> None:
-    """Gives what tempfile made the mode that anything else new has; its own would hide it from others."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(mode & ~umask)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -30,7 +30,7 @@ def opened(path: pathlib.Path, background: Sequence[int]) -> Iterator[Film]:
         if stream is None:
             raise UserError(f"{path} holds no video stream.")
         if stream.codec_context is None:
-            raise UserError(f"{path} holds a video of a codec that is not known here; convert it to H.264, for example.")
+            raise UserError(f"{path} holds a video of a codec that is not known here; convert it, to H.264 say.")
         rate = stream.average_rate or stream.guessed_rate
 
         def frames() -> Iterator[Shown]:

@@ -1,8 +1,8 @@
 """What a file says of itself: a label, any text, and that what it shows was generated.
 
 The label is a file's comment: of mp4 and webm the container's, of a gif its comment extension, of a png the text chunk
-Comment, of a jpg or webp dc:description in its XMP. Images that carry one also say in XMP what the IPTC asks of generated
-pictures (Photo Metadata Standard, Digital Source Type).
+Comment, of a jpg or webp dc:description in its XMP. Images that carry one also say in XMP what the IPTC asks of
+generated pictures (Photo Metadata Standard, Digital Source Type).
 """
 
 import hashlib

@@ -13,7 +13,8 @@ from phenaki_jax.media.files import IMAGES_IN, VIDEOS_IN, decoding, existing, fr
 from phenaki_jax.media.pixels import BLACK
 from phenaki_jax.media.timing import Film, at_rate, mean_rate
 
-MOST = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # bytes of frames: they are there twice for a while
+# Bytes of frames, which are there twice at the end: half of the memory, where the system tells it.
+MOST = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 1 << 40
 
 
 def read_video(path: str | os.PathLike, fps: float | None = None, limit: int | None = None,
@@ -23,8 +24,8 @@ def read_video(path: str | os.PathLike, fps: float | None = None, limit: int | N
     Without `fps` they are those that the file holds, each once, however long it is shown, and the rate is their mean:
     the file's stated one where its time stamps could be that rate's, rounded to its clock, or else frames over seconds.
     With `fps`, frame i is the one that is shown i / fps seconds after the first one appears: the last whose time stamp
-    is not later, where stamps are taken as rounded to the file's clock. So frames are repeated or left out, and
-    the last is shown as long as the file says. Images and folders of images have no time: `fps` leaves them as they are.
+    is not later, where stamps are taken as rounded to the file's clock. So frames are repeated or left out, and the
+    last is shown as long as the file says. Images and folders of them have no time: `fps` leaves them as they are.
 
     Args:
       path: of a kind in VIDEOS_IN or IMAGES_IN, or a folder.
@@ -33,7 +34,7 @@ def read_video(path: str | os.PathLike, fps: float | None = None, limit: int | N
       background: red, green and blue, 0 to 255, that transparency is laid on.
 
     Returns:
-      frames uint8 [F, Y, X, 3], RGB, upright, and frames a second: `fps` where it is given, and 0.0 of what has no time.
+      frames uint8 [F, Y, X, 3], RGB, upright, and frames a second: `fps` where it is given, 0.0 of what has no time.
 
     Raises:
       UserError: the path is missing, of another kind, cannot be decoded, or holds more than half of the memory can.
@@ -82,8 +83,8 @@ def _gathered(frames: Iterator[np.ndarray], limit: int | None, path: pathlib.Pat
     kept: list[np.ndarray] = []
     for frame in itertools.islice(frames, limit):
         if (len(kept) + 1) * frame.nbytes > MOST:
-            raise UserError(f"{path} holds more than the {len(kept)} frames of {frame.shape[0]} x {frame.shape[1]} that "
-                            "half of the memory can; set a limit, or fewer frames a second.")
+            raise UserError(f"{path} holds more than the {len(kept)} frames of {frame.shape[0]} x {frame.shape[1]} "
+                            "that half of the memory can; set a limit, or fewer frames a second.")
         kept.append(frame)
     if not kept:
         raise UserError(f"{path} holds no frame that can be decoded.")

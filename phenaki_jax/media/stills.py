@@ -12,7 +12,8 @@ from phenaki_jax.media.pixels import over, turned
 from phenaki_jax.media.timing import Film, Shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # others may start programs (EPS)
-_STARTS = re.compile(rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|GIF8|....ftyp(avi[fs]|m[is]f1)", re.DOTALL)
+_STARTS = re.compile(rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|GIF8|....ftyp(avi[fs]|m[is]f1)",
+                     re.DOTALL)
 # (rows and columns exchanged, rows reversed, columns reversed) of EXIF's tag Orientation (EXIF 2.32, 4.6.4).
 _TURNS = {1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
           5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False)}

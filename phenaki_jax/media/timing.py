@@ -51,7 +51,7 @@ def at_rate(film: Film, fps: float) -> Iterator[np.ndarray]:
 
     Raises: ValueError where more than LONGEST_GAP lies between two frames.
     """
-    step = 1 / Fraction(fps).limit_denominator(1001)
+    step = 1 / (Fraction(float(fps)).limit_denominator(1001) or Fraction(float(fps)))
     slack = Fraction(0) if film.rate and (1 / film.rate / film.unit).denominator == 1 else film.unit / 2
     held, first, given, count = None, Fraction(0), 0, 0
 

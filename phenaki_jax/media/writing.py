@@ -11,7 +11,6 @@ import io
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO
@@ -20,7 +19,7 @@ import numpy as np
 
 from phenaki_jax.errors import UserError
 from phenaki_jax.media import labels
-from phenaki_jax.media.files import IMAGES, VIDEOS, atomic_path, check_suffix, open_to_others
+from phenaki_jax.media.files import IMAGES, VIDEOS, atomic_path, check_suffix
 from phenaki_jax.media.films import BT709
 from phenaki_jax.media.gif import open_gif
 from phenaki_jax.media.pixels import enlarge
@@ -193,7 +192,8 @@ def encode_mp4(frames: np.ndarray, fps: float, options: dict[str, str]) -> bytes
 
 @functools.cache
 def _without_avx512() -> dict[str, str]:
-    """x264's macroblock tree, as it is written for AVX-512, reads past a row of less than 8 blocks: bytes by chance."""
+    """x264's macroblock tree, as it is written for AVX-512, reads past rows that are no multiple of 8 blocks: what it
+    makes of them is a matter of chance. With AVX2 it is not, and other rows become the same, bit for bit."""
     cpu = pathlib.Path("/proc/cpuinfo")
     return {"x264-params": "asm=AVX2"} if cpu.is_file() and "avx512" in cpu.read_text() else {}
 
@@ -205,8 +205,10 @@ def _encoding(file: str | IO[bytes], form: str, codec: str, fps: float, options:
     with av.open(file, "w", form, options={k: v for k, v in options.items() if k in _OF_CONTAINER}) as container:
         if label:
             container.metadata["comment"] = label
-        stream = container.add_stream(codec, rate=fractions.Fraction(fps).limit_denominator(1001),
-                                      options={k: v for k, v in options.items() if k not in _OF_CONTAINER})
+        options = {k: v for k, v in options.items() if k not in _OF_CONTAINER}
+        if codec == "libx264":
+            options |= _without_avx512()
+        stream = container.add_stream(codec, rate=fractions.Fraction(fps).limit_denominator(1001), options=options)
         context = stream.codec_context
         stream.pix_fmt = pixels
         context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -218,8 +220,6 @@ def _encoding(file: str | IO[bytes], form: str, codec: str, fps: float, options:
             frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
             if not written:
                 stream.height, stream.width = frames.shape[1:3]
-                if False and codec == "libx264":
-                    context.options = {**context.options, **_without_avx512()}
             for array in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
                 frame = frame.reformat(format=pixels, dst_colorspace=BT709)

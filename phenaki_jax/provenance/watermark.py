@@ -1,15 +1,17 @@
 """An invisible watermark in frames: 32 bits that say "generated", and by what, and that survive H.264.
 
-A frame of any size is divided into 16 x 16 cells. Of each cell's luma a few middle frequencies of the discrete cosine
-transform (DCT-II) carry signs: a bit of a code word (codes.py) is spread over four of them in places far apart, each
-with a sign of its own from a key. Marking pushes a coefficient as far as its sign asks for and no farther, by more
-where the cell has texture; reading divides each coefficient by what texture allows, limits it, and averages over
-frames. The key is public: whoever reads this file can remove the mark, or forge it.
+A frame of any size is divided into 16 x 16 cells. Of each cell's luma three middle frequencies of the discrete cosine
+transform (DCT-II) carry signs: a bit of a code word (codes.py) is spread over three or four of them in places far
+apart, each with a sign of its own from a key. Marking pushes a coefficient as far as its sign asks for and no farther,
+by more where the cell has texture (improved spread spectrum; Malvar & Florencio, 2003); reading divides each
+coefficient by what texture allows, limits it, and averages over frames. The key is public: whoever reads this file can
+remove the mark, or forge it.
 
 False positives: let s be the inner product of the soft bits, scaled to norm 1, with one payload's word. A clip that was
-not marked knows nothing of the key's signs, so s is a sum of independent signs with weights whose squares add up to 1:
-mean 0, variance 1, and by Hoeffding's inequality P(s >= t) <= exp(-t^2 / 2), whatever the clip shows. Over all
-payloads P(any s >= t) <= 2^32 exp(-t^2 / 2), which THRESHOLD sets to FALSE_POSITIVE_RATE.
+not marked knows nothing of the key, so that the sign of each soft bit is an even coin whatever the clip shows, and s a
+sum of independent coins with weights whose squares add up to 1: mean 0, variance 1, and by Hoeffding's inequality
+P(s >= t) <= exp(-t^2 / 2). Over all payloads P(any s >= t) <= 2^32 exp(-t^2 / 2), which THRESHOLD sets to
+FALSE_POSITIVE_RATE.
 """
 
 import dataclasses
@@ -23,22 +25,24 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.provenance import codes
 
 PAYLOAD_BITS = codes.BITS
-SMALLEST = 128  # height and width of a frame
+SMALLEST = 128  # height and width of a frame that is marked; smaller ones lose too much to H.264
 FALSE_POSITIVE_RATE = 1e-6  # a file
-THRESHOLD = math.sqrt(2 * math.log(2.0**PAYLOAD_BITS / FALSE_POSITIVE_RATE))  # 8.49, of at most sqrt(250) = 15.8
+THRESHOLD = math.sqrt(2 * math.log(2.0**PAYLOAD_BITS / FALSE_POSITIVE_RATE))  # 8.48, of at most sqrt(250) = 15.8
 PSNR = 38.0  # dB, the least that a marked frame has
 
 KEY = b"phenaki_jax watermark 1"
 CELLS = 16  # a side
+READABLE = 4 * CELLS  # height and width of a frame that is read: a marked one may have been made smaller
 FREQUENCIES = ((1, 2), (2, 1), (2, 2))  # (vertical, horizontal), half periods a cell
 USED = sorted({k for pair in FREQUENCIES for k in pair})
 _V, _H = ([USED.index(pair[i]) for pair in FREQUENCIES] for i in (0, 1))
 SLOTS = len(FREQUENCIES) * CELLS * CELLS
 
 # Lengths of coefficients are those of a cell of 8 x 8 pixels, so that 8 is a deviation of 1 of 255.
-FLAT = 4.0  # to where a coefficient is pushed in a flat cell
+FLAT = 5.0  # to where a coefficient is pushed in a flat cell
 TEXTURE = 0.8  # and how much farther for each of 255 that the cell's luma deviates from its mean
 BUSIEST = 16.0  # above this deviation no farther
+EDGE = 4.0  # nor above so many times that of its second flattest quarter: beside an edge a mark in the flat is seen
 HOPELESS = 4.0  # a coefficient that is as many times that far on the wrong side is left alone
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # BT.709
 
@@ -81,21 +85,24 @@ def mark(frames: np.ndarray, payload: int) -> np.ndarray:
     if not fits(height, width):
         raise UserError(f"frames of {height} x {width} are too small for a watermark; both sides should be at least "
                         f"{SMALLEST}.")
-    if not 0 <= payload < 1 << PAYLOAD_BITS:
+    if not isinstance(payload, (int, np.integer)) or not 0 <= payload < 1 << PAYLOAD_BITS:
         raise UserError(f"payload={payload!r} should be a whole number from 0 to 2^{PAYLOAD_BITS} - 1.")
     sign, bit = _key()
     asked = sign * codes.encode(int(payload))[bit]
-    return np.stack([_mark_frame(frame, asked) for frame in frames]) if len(frames) else frames.copy()
+    marked = np.empty_like(frames)
+    for frame, out in zip(frames, marked):
+        out[...] = _mark_frame(frame, asked)
+    return marked
 
 
 def find(frames: np.ndarray) -> Found | None:
     """Reads the mark of uint8 [F, Y, X, 3], all frames together; None where there is none.
 
-    A clip that was not marked gives an answer with a probability of at most FALSE_POSITIVE_RATE. Raises: UserError for
-    an array that is no video.
+    Frames may have been resized as a whole since they were marked, not cut. A clip that was not marked gives an answer
+    with a probability of at most FALSE_POSITIVE_RATE. Raises: UserError for an array that is no video.
     """
     _check(frames)
-    if not fits(*frames.shape[1:3]):
+    if min(frames.shape[1:3]) < READABLE:
         return None
     soft = soft_bits(frames)
     payload, word = codes.decode(soft)
@@ -106,7 +113,10 @@ def find(frames: np.ndarray) -> Found | None:
 
 
 def soft_bits(frames: np.ndarray, key: bytes = KEY) -> np.ndarray:
-    """What uint8 [F, Y, X, 3] says of the 250 bits: float32 [250] of norm 1, or 0 where all is flat; positive: 0."""
+    """What uint8 [F, Y, X, 3], both sides at least READABLE, says of the 250 bits: float32 [250], positive for a 0.
+
+    Of norm 1, or 0 where all frames are flat.
+    """
     total = np.zeros(SLOTS, np.float64)
     for frame in frames:
         x, reach = _coefficients(frame @ LUMA)
@@ -134,26 +144,28 @@ def _axis(pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     its inverse.
 
     Returns:
-      index int [16, w], the cells' pixels, and whether they are the cell's own, bool [16, w]; the cell's mean and its
-      analysis, float32 [16, 1 + K, w]; synthesis, float32 [16, w, K].
+      index int [16, w], the cells' pixels, and whether they are the cell's own, bool [16, w]; means of the cell's
+      halves and its analysis, float32 [16, 2 + K, w]; synthesis, float32 [16, w, K].
     """
     ends = np.arange(CELLS + 1) * pixels // CELLS
     sizes = np.diff(ends)[:, None]
     within = np.arange(sizes.max())
     own, index = within < sizes, np.minimum(ends[:-1, None] + within, pixels - 1)
     waves = np.cos(np.pi * np.array(USED)[:, None] * ((within + 0.5) / sizes)[:, None]) * own[:, None]
-    analysis = np.concatenate([own[:, None], 4 * waves], axis=1) / sizes[..., None]
+    first = within < sizes // 2
+    halves = np.stack([half / half.sum(1, keepdims=True) for half in (first, own & ~first)], axis=1)
+    analysis = np.concatenate([halves, 4 * waves / sizes[..., None]], axis=1)
     return index, own, analysis.astype(np.float32), (waves / 2).transpose(0, 2, 1).astype(np.float32)
 
 
 # Cell by cell, since products as small as these stay on one thread: many threads are slow where cores are busy.
 
 def _analyse(luma: np.ndarray) -> np.ndarray:
-    """float32 [Y, X] -> [16, 1 + K, 16, 1 + K]: vertical cell and frequency, horizontal; the first one is the mean."""
+    """float32 [Y, X] -> [16, 2 + K, 16, 2 + K]: vertical cell, means of halves and frequencies; the same horizontal."""
     for side in luma.shape:
         index, _, analysis, _ = _axis(side)
         luma = (analysis @ luma[index]).reshape(-1, luma.shape[1]).T
-    return luma.reshape(CELLS, 1 + len(USED), CELLS, 1 + len(USED))
+    return luma.reshape(CELLS, 2 + len(USED), CELLS, 2 + len(USED))
 
 
 def _synthesise(table: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -168,9 +180,11 @@ def _synthesise(table: np.ndarray, height: int, width: int) -> np.ndarray:
 def _coefficients(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The slots of a luma [Y, X]: their coefficients and how far marking pushes each, both float32 [SLOTS]."""
     table = _analyse(luma)
-    deviation = np.sqrt(np.maximum(_analyse(luma * luma)[:, 0, :, 0] - np.square(table[:, 0, :, 0]), 0))
-    reach = FLAT + TEXTURE * np.minimum(deviation, BUSIEST)
-    return table[:, 1:, :, 1:][:, _V, :, _H].reshape(-1), np.tile(reach.reshape(-1), len(FREQUENCIES))
+    mean, square = (t[:, :2, :, :2].transpose(1, 3, 0, 2).reshape(4, -1) for t in (table, _analyse(luma * luma)))
+    whole = np.sqrt(np.maximum(square.mean(0) - np.square(mean.mean(0)), 0))
+    second = np.sqrt(np.maximum(np.sort(square - np.square(mean), axis=0)[1], 0))
+    reach = FLAT + TEXTURE * np.minimum(np.minimum(whole, EDGE * second), BUSIEST)
+    return table[:, 2:, :, 2:][:, _V, :, _H].reshape(-1), np.tile(reach, len(FREQUENCIES))
 
 
 def _mark_frame(frame: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -192,4 +206,5 @@ def _mark_frame(frame: np.ndarray, asked: np.ndarray) -> np.ndarray:
 
 def _check(frames: np.ndarray) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise UserError(f"frames of {frames.dtype} {list(frames.shape)} are no video; it should be uint8 [F, Y, X, 3].")
+        raise UserError(f"frames of {frames.dtype} {list(frames.shape)} are no video; they should be uint8 "
+                        "[F, Y, X, 3].")

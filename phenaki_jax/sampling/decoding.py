@@ -131,8 +131,8 @@ class Sampler:
     and, for the order 'critic', "critic". `frozen`, boolean [T, H, W]: where the tokens are `video`'s own; of the rest
     of `video` nothing is seen but its shape. `keys` [B], one a row. `negative`: (text, mask) like the text's, from
     which guidance leads away. `conditions`: float32 [B, N], NaN where nothing is told.
-    With `watch` it goes round by round: watch(rounds done, of how many, tokens [B, T, H, W] with masks, log-probabilities
-    [B, T, H, W] of the decided ones when they were drawn) may give other tokens to go on with.
+    With `watch` it goes round by round: watch(rounds done, of how many, tokens [B, T, H, W] with masks,
+    log-probabilities [B, T, H, W] of the decided ones when they were drawn) may give other tokens to go on with.
     `stream` takes the same, and gives previews on the way from the same rounds.
     """
 

@@ -204,7 +204,7 @@ def test_what_cannot_be_exported_is_refused(runs, folders, tmp_path):
     refused("--batch_size=4 is for --format=stablehlo", batch_size=4)
     refused("--batch_size=0 must be", form="stablehlo", batch_size=0)
     refused("with_text_encoder is for a model with a pretrained T5", text_encoder=True)
-    refused("there is no model folder", model=tmp_path / "nowhere")
+    refused("no model folder", model=tmp_path / "nowhere")
     refused("is an export itself", model=folders("tokenizer", "orbax"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")

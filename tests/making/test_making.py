@@ -1,6 +1,8 @@
 """From prompts to files: made once each, by a kill or not; what they say of themselves; and made again by that."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.__main__ import main
 from phenaki_jax.making import command, files
+from phenaki_jax.models.build import make_generator, make_tokenizer
 from phenaki_jax.pipeline import PhenakiPipeline
 from phenaki_jax.provenance import watermark
+from tests.export.untrained import TINY as UNTRAINED
+from tests.export.untrained import arrays, write_run
 
 TINY = {"tokenizer.embed_dim": 16, "tokenizer.heads": 2, "tokenizer.mlp_dim": 32, "tokenizer.height": 8,
         "tokenizer.width": 8, "tokenizer.patch": (2, 4, 4), "generator.embed_dim": 16, "generator.heads": 2,
@@ -27,11 +32,11 @@ class Pipes:
         self.models = phenaki_jax.create_tokenizer(self.config), phenaki_jax.create_generator(self.config)
         self.calls, self._pipes, self.killed_at = [], {}, None
 
-    def load(self, model, overrides=None):
+    def load(self, model, overrides=None, devices=1):
         config = command.model_config(model, overrides)
-        key = configs.to_json(config)
+        key = configs.to_json(config), devices
         if key not in self._pipes:
-            self._pipes[key] = Watched(config, *self.models)
+            self._pipes[key] = Watched(config, *self.models, mesh=command.mesh_of(devices))
             self._pipes[key].calls = self.calls
         self._pipes[key].owner = self
         return self._pipes[key]
@@ -57,8 +62,8 @@ def run(pipes, tmp_path, monkeypatch):
     (tmp_path / "model" / "config.json").write_text(configs.to_json(pipes.config))
     monkeypatch.setattr(command, "load_pipeline", pipes.load)
     monkeypatch.setattr(command.PhenakiPipeline, "from_pretrained", classmethod(
-        lambda cls, model, overrides=None: pipes.load(
-            model, {name: str(value) for name, value in (overrides or {}).items()})))
+        lambda cls, model, overrides=None, mesh=None: pipes.load(
+            model, {name: str(value) for name, value in (overrides or {}).items()}, mesh.size if mesh else 1)))
     pipes.calls.clear()
     pipes.killed_at = None
 
@@ -97,9 +102,8 @@ def test_what_is_there_is_not_made_again_unless_it_is_another(run, pipes, tmp_pa
     for more in (["--seed=1"], ["--scale=2"], ["--fps=5"], ["--num_inference_steps=3"],
                  ["--config.provenance.label=False"], ["--overwrite"]):
         pipes.calls.clear()
-        if more != ["--fps=5"]:  # which only a model that is told of it takes
-            assert run(*base, *more) == 0
-            assert len(pipes.calls) == 1
+        assert run(*base, *more) == 0
+        assert len(pipes.calls) == 1
     assert (tmp_path / "a.gif").read_bytes() == before
     (tmp_path / "a.gif").write_bytes(before[:-9])  # cut off by somebody
     pipes.calls.clear()
@@ -109,7 +113,8 @@ def test_what_is_there_is_not_made_again_unless_it_is_another(run, pipes, tmp_pa
 @pytest.mark.parametrize("verb, options", [
     ("generate", ["--prompt=a cat", "--prompt=a dog", "--seed=5", "--batch_size=3"]),
     ("generate", ["--prompt=a cat", "--num_videos_per_prompt=2", "--preview_every=1", "--guidance_scale=2.5"]),
-    ("generate", ["--prompt=a cat", "--prompt=a dog", "--frames=1", "--config.sampling.temperature=1.5"]),
+    ("generate", ["--prompt=a cat", "--prompt=a dog", "--frames=1", "--devices=2",
+                  "--config.sampling.temperature=1.5"]),
     ("generate", ["--story={story}", "--seed=4", "--temperature=2", "--preview_every=1"]),
     ("animate", ["--prompt=a cat", "--image={image}", "--fit=pad", "--frames=15"]),
     ("extend", ["--prompt=a cat", "--video={video}", "--input_fps=4"]),
@@ -121,7 +126,7 @@ def test_a_sidecar_makes_it_again(run, tmp_path, capsys, verb, options):
     media.write_video(tmp_path / "video.gif", rng.integers(0, 256, (11, 20, 20, 3), np.uint8), 8.0)
     (tmp_path / "story.json").write_text(json.dumps(["one", {"prompt": "two", "num_frames": 4}]))
     suffix = "png" if "--frames=1" in options else "mp4"
-    names = {name: tmp_path / f"{name}{end}" for name, end in (("image", ".png"), ("video", ".gif"), ("story", ".json"))}
+    names = {name: tmp_path / f"{name}.{end}" for name, end in (("image", "png"), ("video", "gif"), ("story", "json"))}
     options = [option.format(**names) for option in options]
     assert run(verb, *options, f"--output={tmp_path / f'out.{suffix}'}", "--scale=4") == 0
     made = sorted(p for p in tmp_path.glob(f"out*.{suffix}"))
@@ -129,7 +134,7 @@ def test_a_sidecar_makes_it_again(run, tmp_path, capsys, verb, options):
     path = made[-1]
     again = tmp_path / f"again.{suffix}"
     assert main(["generate", f"--from={path}.json", f"--output={again}"]) == 0
-    assert "frames are equal, bit for bit" in capsys.readouterr().out
+    assert "its frames equal the sidecar's, bit for bit" in capsys.readouterr().out
     assert again.read_bytes() == path.read_bytes()
     one, other = (json.loads((p.with_name(p.name + ".json")).read_text()) for p in (path, again))
     assert one["file"].pop("name") != other["file"].pop("name")
@@ -180,7 +185,9 @@ def test_what_is_refused_is_not_written(run, pipes, tmp_path, capsys, monkeypatc
     (["--from={tmp}/none.json"], "is no sidecar"), (["--from={tmp}/model/config.json"], "is no sidecar, the .json"),
     (["--prompt=a", "--form=avi"], "--form='avi'"), (["--prompt=a", "--sheet=s.gif"], "--sheet"),
     (["--prompt=a", "--batch_size=0"], "--batch_size=0"), (["--prompt=a", "--preview_every=-1"], "--preview_every=-1"),
-    (["--prompt=a", "--num_videos_per_prompt=0"], "--num_videos_per_prompt=0"), (["--prompt=" + "x" * 100_000], "bytes"),
+    (["--prompt=a", "--devices=99"], "--devices=99 is more than there are here"),
+    (["--prompt=a", "--num_videos_per_prompt=0"], "--num_videos_per_prompt=0"),
+    (["--prompt=" + "x" * 100_000], "bytes"),
     (["--prompt=a", "--config.train.steps=3"], "--config.train.steps cannot be changed"),
     (["--prompt=a", "--config.provenance.deny_list={tmp}/none.txt"], "has to be a UTF-8 text file"),
     (["--prompt=a", "--config.provenance.frame_checker={tmp}/none.onnx"], "none.onnx"),
@@ -213,3 +220,24 @@ def test_every_plane_of_unicode_is_a_clip_or_one_sentence(run, tmp_path, capsys)
         code = run("generate", f"--prompt={prompt}", f"--output={tmp_path / f'{number}.gif'}")
         said = capsys.readouterr().err
         assert code == 0 and (tmp_path / f"{number}.gif.json").is_file() or code == 2 and said.count("\n") == 1, prompt
+
+
+def test_generating_loads_nothing_of_training(tmp_path):
+    """Neither by the Python names nor by the command line; in a process of its own."""
+    config = phenaki_jax.load_config("configs/quickstart.py:generator", UNTRAINED)
+    tokenizer, generator = (dict(zip(("params", "variables"), arrays(make(config), seed)))
+                            for seed, make in enumerate((make_tokenizer, make_generator)))
+    write_run(tmp_path / "model", config, **generator, frozen=tokenizer)
+    code = f"""
+import sys
+import phenaki_jax
+from phenaki_jax.__main__ import main
+pipe = phenaki_jax.PhenakiPipeline.from_pretrained({str(tmp_path / 'model')!r})
+pipe("a red circle", num_frames=1)
+assert main(["generate", "--model={tmp_path / 'model'}", "--prompt=a", "--output={tmp_path / 'a.mp4'}"]) == 0
+heavy = {{"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu", "tensorboard", "sklearn", "torch"}}
+print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

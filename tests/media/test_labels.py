@@ -21,7 +21,8 @@ CLIP = RNG.integers(0, 256, (3, 16, 24, 3)).astype(np.uint8)
 ANY = "".join(chr(c) for c in range(0xD800)) + "".join(chr(c) for c in range(0xE000, 0x110000, 17))
 LABELS = {
     "plain": "made by a model", "json": json.dumps({"prompt": "the \"cat\" & <dog>\n", "seed": 3, "é": [1.5, None]}),
-    "unicode": "Жираф 🦒 \u200d\u2028\ufeff عربى e\u0301", "spaces": "  \n two\r\nlines\r \t ", "control": "a\0b\x01\x1b\x7f\x85",
+    "unicode": "Жираф 🦒 \u200d\u2028\ufeff عربى e\u0301", "spaces": "  \n two\r\nlines\r \t ",
+    "control": "a\0b\x01\x1b\x7f\x85",
     "its own escape": "\ufff90041 \ufff9 \uffff\ufffe", "bom": "\ufeffbom", "xml": "]]></rdf:li><!-- &amp; &#65; '\"",
     "escapes": "; # = \\ \\; \\n % %20", "long": json.dumps([f"scene {i}: a cat" for i in range(5000)]),
     "long unicode": "длинно 🦒 " * 7000, "all characters": ANY,

@@ -52,7 +52,8 @@ def test_every_kind_is_read(tmp_path, suffix):
     assert frames.dtype == np.uint8 and frames.shape == (10, 32, 48, 3) and seen(frames) == grey and fps == 25.0
     again, fps = media.read_video(tmp_path / f"a{suffix}", fps=25.0)
     assert seen(again) == grey and fps == 25.0
-    assert seen(media.read_video(tmp_path / f"a{suffix}", fps=50.0, limit=13)[0]) == [g for g in grey for _ in "ab"][:13]
+    twice, _ = media.read_video(tmp_path / f"a{suffix}", fps=50.0, limit=13)
+    assert seen(twice) == [g for g in grey for _ in "ab"][:13]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".mov", ".ts", ".gif", ".webp", ".apng"])
@@ -108,6 +109,7 @@ def test_decoding_stops_at_the_limit(tmp_path, monkeypatch):
     assert len(media.read_video(path)[0]) == 100
     decoded.clear()
     assert len(media.read_video(path, fps=4.0, limit=5)[0]) == 5 and len(decoded) <= 11
+    assert len(media.read_video(path, fps=1e-4)[0]) == len(media.read_video(path, fps=np.float32(0.02))[0]) == 1
     for bad in (0, -1, 1.5):
         with pytest.raises(UserError, match="limit="):
             media.read_video(path, limit=bad)
@@ -228,6 +230,13 @@ def test_what_holds_no_film(tmp_path):
     (tmp_path / "none.mkv").write_bytes(data[:data.index(b"\x1f\x43\xb6\x75")])  # up to its first cluster of frames
     with pytest.raises(UserError, match="none.mkv cannot be decoded as a video: End of file"):
         media.read_video(tmp_path / "none.mkv")
+    data = film(tmp_path / "a.mp4", levels(50, 60)).read_bytes()
+    (tmp_path / "other.mp4").write_bytes(data.replace(b"avc1", b"zzzz"))
+    with pytest.raises(UserError, match="other.mp4 holds a video of a codec that is not known here"):
+        media.read_video(tmp_path / "other.mp4")
+    (tmp_path / "text.mp4").write_text("no film " * 99)
+    with pytest.raises(UserError, match="text.mp4 cannot be decoded as a video"):
+        media.read_video(tmp_path / "text.mp4")
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="empty.mp4 cannot be decoded: it is empty"):
         media.read_video(tmp_path / "empty.mp4")
