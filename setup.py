@@ -15,8 +15,8 @@ BASE = [
     "ml_collections>=1.1.0",
     "numpy>=2.1",
     "scipy>=1.14",
-    "pillow>=11.0",
-    "av>=14.0",
+    "pillow>=11.3",
+    "av>=17.0",
     "tensorstore>=0.1.84",
     "pyyaml>=6.0",
 ]

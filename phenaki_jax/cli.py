@@ -101,8 +101,9 @@ def reconstruct(options: argparse.Namespace, overrides: Overrides) -> int:
         if output.is_file() or output.resolve() == source.resolve():
             raise UserError(f"--output={options.output!r} has to be another folder, for --input is one.")
     else:
-        is_image = source.suffix.lower() in media.IMAGES
-        _check_suffix("--input", source, media.IMAGES + media.VIDEOS)
+        suffix = source.suffix.lower()
+        is_image = suffix in media.IMAGES or suffix in media.IMAGES_IN and suffix not in media.VIDEOS_IN
+        _check_suffix("--input", source, tuple(dict.fromkeys(media.IMAGES_IN + media.VIDEOS_IN)))
         _check_suffix("--output", output, media.IMAGES if is_image else media.VIDEOS)
     config = model_config(options.model)
     from phenaki_jax import reconstruct as program

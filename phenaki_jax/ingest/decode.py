@@ -79,6 +79,8 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
             if context.width * context.height > MAX_PIXELS:
                 raise BadRecord("too large", f"{context.width} x {context.height}")
             usual = 1 / (stream.average_rate or stream.guessed_rate or fractions.Fraction(25))
+            unit = stream.time_base
+            slack = 0 if (usual / unit).denominator == 1 else unit / 2  # of stamps that are rounded, as webm's are to ms
             start = None
             for frame in container.decode(stream):
                 time = None if frame.pts is None else frame.pts * fractions.Fraction(frame.time_base)
@@ -92,13 +94,13 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
                     raise BadRecord("gap in time", f"{float(time - last):.0f} seconds")
                 if frame.width * frame.height > MAX_PIXELS:
                     raise BadRecord("too large", f"{frame.width} x {frame.height}")
-                while shown is not None and start + emitted * step < time:
+                while shown is not None and start + emitted * step < time - slack:
                     yield _shrunk(shown, side)
                     emitted += 1
                 shown, last, count = frame, time, count + 1
             if shown is not None:
                 end = last + usual
-                while start + emitted * step < end:
+                while start + emitted * step < end - slack:
                     yield _shrunk(shown, side)
                     emitted += 1
             # Frames that a container counts may be hidden by its edit list, and its own length be that of the sound.

@@ -119,6 +119,13 @@ def test_all_frames_of_a_video_at_its_own_rate():
             i // 2 for i in range(count)]
 
 
+@pytest.mark.parametrize("fps", [24.0, 30.0, 30000 / 1001])
+def test_stamps_that_are_rounded_lose_no_frame(tmp_path, fps):
+    """A webm's are whole milliseconds."""
+    write_video(tmp_path / "a.webm", shades(16), fps)
+    assert seen((tmp_path / "a.webm").read_bytes(), fps) == list(range(16))
+
+
 @pytest.mark.parametrize("rate, fps", [(8, 8), (24, 8), (10, 8), (4, 8)])
 def test_pixels_of_a_steady_rate_are_resampled_as_a_file_is(rate, fps):
     frames = shades(12)
