@@ -228,7 +228,9 @@ def make_parser() -> argparse.ArgumentParser:
     benchmark = verb("benchmark", "How fast a model trains and runs here, and in how much memory.")
     benchmark.add_argument("what", metavar="WHAT",
                            help="tokenizer, generator, sampling; length: 600 frames beside 33; input: the loader; "
-                           "networks: those of the evaluation; watermark: what it survives")
+                           "networks: those of the evaluation; pipeline: opening a --model and its first clips; "
+                           "watermark: what it survives")
+    benchmark.add_argument("--model", default="", metavar="DIR", help="of pipeline: a run's folder, or an export's")
     benchmark.add_argument("--config", metavar="FILE", help="default: configs/benchmark.py; also --config.FIELD=…")
     benchmark.add_argument("--peer", metavar="PYTHON", help="an interpreter with phenaki-pytorch: both, side by side")
     benchmark.add_argument("--rounds", type=int, help="timed rounds of each (default: 5); the median counts")

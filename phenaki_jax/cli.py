@@ -14,6 +14,7 @@ from phenaki_jax.export.folder import run_folder
 from phenaki_jax.making.options import load_pipeline, model_config, sampler_of
 
 STOPPED = 130
+WATERMARKED = 200  # clips of each kind, for the watermark's bars
 Overrides = Mapping[str, str]
 
 
@@ -198,24 +199,25 @@ def benchmark(options: argparse.Namespace, overrides: Overrides) -> int:
     from phenaki_jax import benchmark as program
     from phenaki_jax import long_video
 
-    if options.what not in (*program.SUBJECTS, "length", "input", "networks", "watermark"):
+    own = ("input", "networks", "pipeline", "watermark")  # which choose what they measure
+    if options.what not in (*program.SUBJECTS, "length", *own):
         raise UserError(f"{options.what!r} cannot be benchmarked; it is one of {', '.join(program.SUBJECTS)}, length, "
-                        "input, networks, watermark.")
+                        f"{', '.join(own)}.")
     if options.workers is not None and options.what != "input":
         raise UserError("--workers is for `phenaki benchmark input`.")
-    if options.what in ("input", "networks", "watermark"):
+    if options.model and options.what != "pipeline":
+        raise UserError("--model is for `phenaki benchmark pipeline`.")
+    if options.what in own:
         if options.peer or options.config or overrides:
             raise UserError(f"`phenaki benchmark {options.what}` takes neither --peer nor --config: what it reads is "
                             "its own.")
-        if options.what == "watermark":
-            from phenaki_jax.benchmark import watermark
-
-            return watermark.main(200, options.report)
-        rounds = 3 if options.rounds is None else options.rounds
         from phenaki_jax.benchmark import input as reading
-        from phenaki_jax.benchmark import networks
-        return networks.main(rounds, options.report) if options.what == "networks" else reading.main(
-            options.workers, rounds, options.report)
+        from phenaki_jax.benchmark import networks, pipeline, watermark
+        rounds = 3 if options.rounds is None else options.rounds
+        return {"input": lambda: reading.main(options.workers, rounds, options.report),
+                "networks": lambda: networks.main(rounds, options.report),
+                "pipeline": lambda: pipeline.main(options.model, rounds, options.report),
+                "watermark": lambda: watermark.main(WATERMARKED, options.report)}[options.what]()
     stage = program.SUBJECTS[options.what].stage if options.what in program.SUBJECTS else "tokenizer"
     source = options.config or f"configs/benchmark.py:{stage}"
     config = configs.load_config(source, _typed(source, overrides))

@@ -222,3 +222,25 @@ def test_the_networks_of_the_evaluation_are_timed_by_rows(monkeypatch, tmp_path,
     assert "bar: at most 2" in capsys.readouterr().out
     assert main(["benchmark", "networks", "--peer=python"]) == 2
     assert "`phenaki benchmark networks` takes neither --peer nor --config" in capsys.readouterr().err
+
+
+def test_opening_a_model_is_timed_in_processes_of_their_own(tmp_path, capsys, monkeypatch):
+    from phenaki_jax.benchmark import pipeline
+    caches, seconds = [], iter(range(1, 9))
+
+    def process(model, cache):
+        caches.append(cache)
+        return dict.fromkeys(("import", "load", "first_call", "warm_call"), float(next(seconds)))
+
+    monkeypatch.setattr(pipeline, "_process", process)
+    report = tmp_path / "r.json"
+    assert main(["benchmark", "pipeline", "--model=m", "--rounds=3", f"--report={report}"]) == 0
+    figures = json.loads(report.read_text())
+    assert (figures["first_call"], figures["first_call_again"]) == (3.0, 4.0)  # of rounds 1, 2; 3, 4; 5, 6
+    assert len(set(caches)) == 3 and caches[0] == caches[1] and "bar: at most 30" in capsys.readouterr().out
+    assert main(["benchmark", "pipeline"]) == 2 and "--model is missing" in capsys.readouterr().err
+    assert main(["benchmark", "input", "--model=m"]) == 2 and "--model is for" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["benchmark", "pipeline", f"--model={tmp_path}", "--rounds=1"]) == 2
+    said = capsys.readouterr().err
+    assert "could not make a clip" in said and said.count("\n") == 1

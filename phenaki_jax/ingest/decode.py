@@ -80,7 +80,7 @@ def decode_video(data: bytes, fps: float, seen: Callable[[int, int], int] | None
                 raise BadRecord("too large", f"{context.width} x {context.height}")
             usual = 1 / (stream.average_rate or stream.guessed_rate or fractions.Fraction(25))
             unit = stream.time_base
-            slack = 0 if (usual / unit).denominator == 1 else unit / 2  # of stamps that are rounded, as webm's are to ms
+            slack = 0 if (usual / unit).denominator == 1 else unit / 2  # of rounded stamps, such as webm's, in ms
             start = None
             for frame in container.decode(stream):
                 time = None if frame.pts is None else frame.pts * fractions.Fraction(frame.time_base)

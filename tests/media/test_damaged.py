@@ -72,5 +72,5 @@ def test_other_than_a_file(tmp_path):
         for read in (media.read_video, media.read_image) if name != "none.mp4" else (media.read_video,):
             with pytest.raises(UserError, match=words):
                 read(tmp_path / name)
-    with pytest.raises(UserError, match="a.txt has the suffix '.txt'; it should be one of .png, .jpg, .jpeg, .webp, .b"):
+    with pytest.raises(UserError, match="a.txt has the suffix '.txt'; it should be one of .png, .jpg, "):
         media.read_image(tmp_path / "a.txt")
