@@ -11,7 +11,7 @@ PEER_HAS = {
     "text.encoder": "t5", "generator.attention": "full", "generator.dtype": "float32",
     "generator.group": (1, 1), "generator.neighbours": 0, "generator.rotary": False, "generator.dropout": 0.0,
     "optimizer.name": "adamw", "train.accumulate": 1, "train.mask_schedule": "cosine", "train.first_given": 0.0,
-    "train.ends_given": 0.0, "train.noise_augmentation": 0.0, "generator.conditions": (),
+    "train.ends_given": 0.0, "train.several_given": 0.0, "train.noise_augmentation": 0.0, "generator.conditions": (),
     "train.label_smoothing": 0.0, "train.z_loss": 0.0, "sampling.mask_schedule": "cosine",
     "sampling.order": "confidence", "sampling.remask": 0.0, "sampling.guidance_schedule": "constant",
     "sampling.image_guidance_scale": 1.0,

@@ -47,12 +47,12 @@ class Reader:
         """noisy: whether what is given is made noisy, where the config has it so."""
         self._sizes, self._options = tokenizer_config(config), chosen(config.sampling)
         self._conditions = generator_config(config).conditions
-        self._drop, self._first, self._ends = (
-            config.data.text_drop, config.train.first_given, config.train.get("ends_given", 0.0))
-        for name, share, most in (("first", self._first, 1), ("ends", self._ends, 1 - self._first)):
-            if not 0 <= share <= most:
+        self._drop = config.data.text_drop
+        self._shares = {name: config.train.get(f"{name}_given", 0.0) for name in ("first", "ends", "several")}
+        for name, share in self._shares.items():
+            if not 0 <= share <= 1 or sum(self._shares.values()) > 1 + 1e-9:
                 raise UserError(f"train.{name}_given={share} must be a share of the clips, from 0 to 1, with "
-                                "train.first_given and train.ends_given no more than 1 together")
+                                "train.first_given, train.ends_given and train.several_given no more than 1 together")
         noise = config.train.get("noise_augmentation", 0.0)
         if not 0 <= noise <= 1:
             raise UserError(f"train.noise_augmentation={noise} must be a share from 0 to 1")
@@ -75,7 +75,7 @@ class Reader:
                 jax.lax.stop_gradient(codec.encode(to_float(stream["video"]))))
             keep_B1 = jax.random.uniform(drop_key, (counts[name], 1)) >= self._drop
             given_BT = given_steps(latent_steps(stream["known_frames"], self._sizes.patch[0]), tokens.shape[1],
-                                   self._first, self._ends, given_key)
+                                   key=given_key, **self._shares)
             noise_B = noise_levels(given_BT.any(1), self._noise, noise_key)
             rows = Rows(tokens, given_BT, self._text_of(stream, arrays), (stream["text"] > 0) & keep_B1,
                         told(self._conditions, stream, noise_B, keep_B1, self._drop, told_key),
@@ -111,21 +111,27 @@ class Reader:
         return sheet({"truth": video, "generated": to_uint8(frames)})
 
 
-def given_steps(known_B: jax.Array, steps: int, first: float, ends: float, key: jax.Array) -> jax.Array:
+def given_steps(known_B: jax.Array, steps: int, first: float, ends: float, several: float,
+                key: jax.Array) -> jax.Array:
     """Which latent steps of each row are given: boolean [B, steps].
 
     Those that the data gives; and of clips of which it gives nothing, at random each time, in a share `first` the first
-    step and in a share `ends` the first and the last. How a clip of the first kind goes on stands in its text alone,
+    step, in a share `ends` the first and the last, and in a share `several` the first 2 to steps - 1. How a clip of the first kind goes on stands in its text alone,
     and where its object is need not be guessed: motion is learned from these rows. They are also what continuing a
     picture needs, as the others are what interpolating needs (MAGVIT, arXiv 2212.05199, section 3.2, trains so for its
-    tasks). Images keep the one step that they have to be learned from; clips of two steps only the first.
+    tasks), and those of the third kind what going on from several frames needs. Images keep the one step that they have
+    to be learned from; clips of two steps only the first.
 
     Args:
       known_B: latent steps given by the data, int32.
     """
-    first, ends = first if steps > 1 else 0.0, ends if steps > 2 else 0.0
+    first, ends, several = first if steps > 1 else 0.0, *((ends, several) if steps > 2 else (0.0, 0.0))
     share_B, none_B = jax.random.uniform(key, known_B.shape), known_B == 0
-    given_BT = jnp.arange(steps) < jnp.maximum(known_B, share_B < first + ends)[:, None]
+    begun_B = (share_B < first + ends).astype(jnp.int32)
+    if several:
+        some_B = jax.random.randint(jax.random.fold_in(key, 1), known_B.shape, 2, steps)
+        begun_B = jnp.where(none_B & (share_B >= first + ends) & (share_B < first + ends + several), some_B, begun_B)
+    given_BT = jnp.arange(steps) < jnp.maximum(known_B, begun_B)[:, None]
     return given_BT.at[:, -1].set(given_BT[:, -1] | (none_B & (share_B >= first) & (share_B < first + ends)))
 
 

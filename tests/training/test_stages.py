@@ -68,14 +68,16 @@ def test_smoothed_labels_and_the_z_loss_by_their_definitions():
     assert float(run(z_loss=0.3)[0]) == pytest.approx(float(plain) + 0.3 * np.mean(z**2), rel=1e-5)
 
 
-@pytest.mark.parametrize("first, ends", [(0.0, 0.0), (0.4, 0.0), (0.3, 0.2), (0.0, 1.0)])
-def test_the_first_step_and_the_last_are_given_to_shares_of_what_has_none(first, ends):
+@pytest.mark.parametrize("first, ends, several", [
+    (0.0, 0.0, 0.0), (0.4, 0.0, 0.0), (0.3, 0.2, 0.0), (0.0, 1.0, 0.0), (0.3, 0.1, 0.4), (0.0, 0.0, 1.0)])
+def test_first_steps_and_the_last_are_given_to_shares_of_what_has_none(first, ends, several):
     known_B = jnp.asarray([0] * 4000 + [3] * 4000 + [1] * 4000)
-    given = np.asarray(rows.given_steps(known_B, 4, first, ends, jax.random.key(0)))
+    given = np.asarray(rows.given_steps(known_B, 4, first, ends, several, jax.random.key(0)))
     np.testing.assert_array_equal(given[4000:8000], [[True, True, True, False]] * 4000)
     np.testing.assert_array_equal(given[8000:], [[True, False, False, False]] * 4000)
     kinds = collections.Counter(map(tuple, given[:4000].tolist()))
-    shares = {(True, False, False, False): first, (True, False, False, True): ends}
+    shares = {(True, False, False, False): first, (True, False, False, True): ends,
+              (True, True, False, False): several / 2, (True, True, True, False): several / 2}
     assert set(kinds) <= {(False,) * 4, *shares}
     for kind, share in shares.items():
         assert abs(kinds[kind] / 4000 - share) < 0.03  # four standard errors of 4000 draws
@@ -83,8 +85,8 @@ def test_the_first_step_and_the_last_are_given_to_shares_of_what_has_none(first,
 
 def test_clips_too_short_for_it_have_no_last_step_given():
     nothing = jnp.zeros(1000, int)
-    assert not np.asarray(rows.given_steps(nothing, 1, 0.5, 0.5, jax.random.key(0))).any()
-    two = np.asarray(rows.given_steps(nothing, 2, 0.5, 0.5, jax.random.key(0)))
+    assert not np.asarray(rows.given_steps(nothing, 1, 0.4, 0.3, 0.3, jax.random.key(0))).any()
+    two = np.asarray(rows.given_steps(nothing, 2, 0.5, 0.3, 0.2, jax.random.key(0)))
     assert not two[:, 1].any() and abs(two[:, 0].mean() - 0.5) < 0.07
 
 
