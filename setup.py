@@ -19,6 +19,7 @@ BASE = [
     "av>=17.0",
     "tensorstore>=0.1.84",
     "pyyaml>=6.0",
+    "flatbuffers>=24.3",  # with which jax.export writes programs; jax does not ask for it itself
 ]
 
 # TensorFlow comes through tensorflow-text: naming tensorflow-cpu as well would install both over each other.

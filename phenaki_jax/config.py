@@ -28,9 +28,10 @@ PATHS = ("tokenizer_run", "generator_run", "train.init_from", "data.data_dir", "
 # Fields that a config may leave out, and what they are then.
 OPTIONAL = {"data.schedule": (), "data.sizes": (), "data.buckets": (), "data.token_cache": "",
             "data.workers": 0, "data.patience": 45.0, "data.max_bad": 0.01, "generator.conditions": (),
-            "tokenizer.first_frame": "apart", "train.accumulate": 1, "train.ends_given": 0.0, "train.several_given": 0.0,
-            "train.init_from": "", "train.noise_augmentation": 0.0, "sampling.noise_augmentation": 0.0, "text.path": "",
-            "text.vocabulary": "", "text.activation": "", "text.dtype": "float32", "text.cache": "",
+            "tokenizer.first_frame": "apart", "train.accumulate": 1, "train.ends_given": 0.0,
+            "train.several_given": 0.0, "train.init_from": "", "train.noise_augmentation": 0.0,
+            "sampling.noise_augmentation": 0.0,
+            "text.path": "", "text.vocabulary": "", "text.activation": "", "text.dtype": "float32", "text.cache": "",
             "optimizer.mu_dtype": "float32",
             "train.spike": 0.0, "train.max_skipped": 10, "train.save_patience": 600.0, "train.wandb": "",
             "train.evaluate": (), "train.evaluate_every": 10_000, "train.evaluate_data": "", "train.evaluate_clips": 0,

@@ -6,7 +6,6 @@ The weights lie beside the programs, and a script that puts them to use (`standa
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ from phenaki_jax.export import tensors
 from phenaki_jax.models.build import make_critic, make_generator, make_tokenizer
 from phenaki_jax.models.tree import Tree
 from phenaki_jax.parallel import any_platform
-from phenaki_jax.sampling.decoding import Sampler
+from phenaki_jax.sampling.decoding import Sampler, Scales
 from phenaki_jax.sampling.options import Sampling, chosen
 from phenaki_jax.sampling.story import window_keys
 
@@ -61,10 +60,8 @@ def write(config: Any, arrays: Mapping[str, Tree], folder: Path, *, batch_size: 
       what programs.json holds, but for the names of the weights: batch_size (and, where it had to be fixed,
       batch_reason), sampling, and each program's file, bytes, parts, inputs and outputs.
 
-    Raises: UserError where a critic is missing, or the package flatbuffers.
+    Raises: UserError where a critic is missing.
     """
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError("--format=stablehlo needs the package flatbuffers: pip install flatbuffers") from None
     programs, reason = _programs(config, arrays), None
     try:
         exported = {name: _export(name, program, arrays, batch_size) for name, program in programs.items()}
@@ -138,10 +135,9 @@ def _generate(sampler: Sampler, options: Sampling, grid: tuple[int, ...], video:
     """What `PhenakiPipeline` makes of these seeds, its first window, with nothing given. Returns: tokens and video."""
     keys = window_keys(jax.vmap(jax.random.key)(seeds), 0)
     mask = text > 0 if text is not None and text_mask is None else text_mask
-    given, static = sampler._given(jnp.zeros((seeds.shape[0], *video)), text, mask, keys, options,
-                                   np.zeros(grid, bool), None, conditions)
-    given["scales"] = given["scales"]._replace(guidance=guidance_scale, temperature=temperature)
-    return sampler._sample(arrays, given, **static)
+    scales = Scales.of(options)._replace(guidance=guidance_scale, temperature=temperature)
+    return sampler(arrays, jnp.zeros((seeds.shape[0], *video)), text, mask, keys, options,
+                   frozen=np.zeros(grid, bool), conditions=conditions, scales=scales)
 
 
 def _export(name: str, program: Program, arrays: Mapping[str, Tree], batch_size: int | None) -> jax.export.Exported:

@@ -110,7 +110,7 @@ def bit_entropies(logits_NL: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     def patterns(first: int, last: int) -> jax.Array:
         """Probability of each pattern of bits first to last: [N, 2 ** (last - first)]."""
-        joint = jnp.ones((len(logits_NL), 1))
+        joint = jnp.ones((logits_NL.shape[0], 1))
         for bit in range(first, last):
             joint = jnp.concatenate([joint * p_not_NL[:, bit, None], joint * p_NL[:, bit, None]], axis=-1)
         return joint
@@ -118,7 +118,7 @@ def bit_entropies(logits_NL: jax.Array) -> tuple[jax.Array, jax.Array]:
     batch_entropy, first = 0.0, 0
     for size in bit_groups(logits_NL.shape[-1]):
         low, high = patterns(first, first + size // 2), patterns(first + size // 2, first + size)
-        batch_entropy += entropy(jnp.matmul(low.T, high, precision="highest") / len(logits_NL))
+        batch_entropy += entropy(jnp.matmul(low.T, high, precision="highest") / logits_NL.shape[0])
         first += size
     return sample_entropy, batch_entropy
 

@@ -42,5 +42,5 @@ class Conditions(nnx.Module):
         scaled_BN = jnp.stack([CONDITIONS[name](values_BN[:, i]) for i, name in enumerate(self.names)], axis=1)
         angles = scaled_BN[..., None] * np.pi * 2.0 ** (np.arange(WAVES) / 2)
         waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), jnp.ones_like(angles[..., :1])], axis=-1)
-        hidden = jax.nn.gelu(project(jnp.where(known_BN1, waves, 0.0).reshape(len(values_BN), -1), self.hidden))
+        hidden = jax.nn.gelu(project(jnp.where(known_BN1, waves, 0.0).reshape(values_BN.shape[0], -1), self.hidden))
         return project(hidden, self.out)

@@ -226,13 +226,13 @@ class TokenTransformer(nnx.Module):
         """
         keys = values = mask = vector = None
         if self.null is not None:
-            null_B1E = jnp.broadcast_to(self.null[...][None], (len(text_BPE), 1, self.config.text_dim))
+            null_B1E = jnp.broadcast_to(self.null[...][None], (text_BPE.shape[0], 1, self.config.text_dim))
             context = jnp.concatenate([null_B1E.astype(text_BPE.dtype), text_BPE], axis=1)
             keys, values = self.stack.read(context.astype(self.config.dtype))
             mask = jnp.pad(text_mask_BP, ((0, 0), (1, 0)), constant_values=True)
         if self.conditions is not None:
             if conditions_BN is None:
-                conditions_BN = jnp.full((len(text_BPE), len(self.config.conditions)), jnp.nan)
+                conditions_BN = jnp.full((text_BPE.shape[0], len(self.config.conditions)), jnp.nan)
             vector = self.conditions(conditions_BN)
         return Reading(keys, values, mask, vector) if self.config.is_told else None
 
@@ -267,8 +267,8 @@ class TokenTransformer(nnx.Module):
     def ungroup(self, x: jax.Array, grid: tuple[int, int, int]) -> jax.Array:
         """What is said of groups [B, positions, G n] -> of their tokens [B, T, H, W, n]."""
         (T, H, W), (rows, columns) = grid, self.config.group
-        x = x.reshape(len(x), T, H // rows, W // columns, rows, columns, -1).transpose(0, 1, 2, 4, 3, 5, 6)
-        return x.reshape(len(x), T, H, W, -1)
+        x = x.reshape(x.shape[0], T, H // rows, W // columns, rows, columns, -1).transpose(0, 1, 2, 4, 3, 5, 6)
+        return x.reshape(x.shape[0], T, H, W, -1)
 
 
 class MaskGIT(TokenTransformer):

@@ -131,8 +131,9 @@ class Sampler:
     and, for the order 'critic', "critic". `frozen`, boolean [T, H, W]: where the tokens are `video`'s own; of the rest
     of `video` nothing is seen but its shape. `keys` [B], one a row. `negative`: (text, mask) like the text's, from
     which guidance leads away. `conditions`: float32 [B, N], NaN where nothing is told.
-    With `watch` it goes round by round: watch(rounds done, of how many, tokens [B, T, H, W] with masks,
-    log-probabilities [B, T, H, W] of the decided ones when they were drawn) may give other tokens to go on with.
+    `scales` go before those of the options. With `watch` it goes round by round: watch(rounds done, of how many, tokens
+    [B, T, H, W] with masks, log-probabilities [B, T, H, W] of the decided ones when they were drawn) may give other
+    tokens to go on with.
     `stream` takes the same, and gives previews on the way from the same rounds.
     """
 
@@ -151,8 +152,10 @@ class Sampler:
         self._decode_jit = jax.jit(self._decode)
 
     def __call__(self, arrays: Any, video, text, text_mask, keys, options: Sampling, *, frozen: np.ndarray,
-                 negative=None, conditions=None, watch: Watch | None = None) -> tuple[jax.Array, jax.Array]:
+                 negative=None, conditions=None, watch: Watch | None = None,
+                 scales: Scales | None = None) -> tuple[jax.Array, jax.Array]:
         given, static = self._given(video, text, text_mask, keys, options, frozen, negative, conditions)
+        given["scales"] = given["scales"] if scales is None else scales
         if watch is None:
             return self._sample(arrays, given, **static)
         for _, state in self._rounds(arrays, given, static, 1, watch):

@@ -116,11 +116,11 @@ def given_steps(known_B: jax.Array, steps: int, first: float, ends: float, sever
     """Which latent steps of each row are given: boolean [B, steps].
 
     Those that the data gives; and of clips of which it gives nothing, at random each time, in a share `first` the first
-    step, in a share `ends` the first and the last, and in a share `several` the first 2 to steps - 1. How a clip of the first kind goes on stands in its text alone,
-    and where its object is need not be guessed: motion is learned from these rows. They are also what continuing a
-    picture needs, as the others are what interpolating needs (MAGVIT, arXiv 2212.05199, section 3.2, trains so for its
-    tasks), and those of the third kind what going on from several frames needs. Images keep the one step that they have
-    to be learned from; clips of two steps only the first.
+    step, in a share `ends` the first and the last, and in a share `several` the first 2 to steps - 1. How a clip of the
+    first kind goes on stands in its text alone, and where its object is need not be guessed: motion is learned from
+    these rows. They are also what continuing a picture needs, as the others are what interpolating and going on from
+    several frames need (MAGVIT, arXiv 2212.05199, section 3.2, trains so for its tasks). Images keep the one step that
+    they have to be learned from; clips of two steps only the first.
 
     Args:
       known_B: latent steps given by the data, int32.

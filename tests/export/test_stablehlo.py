@@ -89,7 +89,9 @@ def script(to):
 def made(tmp_path_factory):
     config, parts = model(overrides={"sampling.num_inference_steps": 3})
     to = tmp_path_factory.mktemp("programs") / "model"
-    return to, export(to, config, parts), pipeline(reading.run_of(config, 0, parts))
+    facts = export(to, config, parts)
+    assert facts["batch_size"] is None  # any
+    return to, facts, pipeline(reading.run_of(config, 0, parts))
 
 
 def run_alone(to, out, calls, prompts, seeds, python=sys.executable):
