@@ -158,14 +158,22 @@ def prepare(stages) -> None:
 # ------------------------------------------------------------------------------------------------- story and samples
 
 def tell(pipe: Any, workdir: pathlib.Path, fps: float, story=STORY) -> None:
-    """Tells the story: story.mp4 (the plain video), story.gif (captions beneath) and story.png (a row a scene)."""
+    """Tells the story: story.mp4 (the plain video, with its sidecar), story.gif (captions beneath) and story.png (a row
+    a scene)."""
+    from phenaki_jax.making import files
+    from phenaki_jax.making.requests import Request
     prompts, counts = zip(*story)
-    frames = np.asarray(pipe.story([{"prompt": p, "num_frames": n} for p, n in story], seed=SEED).frames)[0]
+    scenes = [{"prompt": p, "num_frames": n} for p, n in story]
+    frames = np.asarray(pipe.story(scenes, seed=SEED).frames)[0]
     starts = np.cumsum([0, *counts[:-1]])
-    scale = max(1, 256 // frames.shape[1])
-    media.write_video(workdir / "story.mp4", frames, fps, scale)
-    media.write_video(workdir / "story.gif", pictures.captioned(frames, prompts, starts, scale), fps)
-    media.write_image(workdir / "story.png", pictures.story_strip(frames, prompts, starts, scale=max(1, scale // 2)))
+    scale, origin = max(1, 256 // frames.shape[1]), files.Origin(pipe)
+    look, path = files.Look(float(fps), scale), workdir / "story.mp4"
+    found = files.write(path, [frames], look, origin)
+    files.write_sidecar(path, Request("story", scenes, SEED), look, pipe, str(workdir), found)
+    captioned = pictures.captioned(frames, prompts, starts, scale)
+    media.write_video(workdir / "story.gif", captioned, fps, label=origin.label)
+    strip = pictures.story_strip(frames, prompts, starts, scale=max(1, scale // 2))
+    media.write_image(workdir / "story.png", strip, label=origin.label)
     for prompt, count in story:
         print(f"  {count / fps:4.1f} s  {prompt}")
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from phenaki_jax import media, quickstart
+from phenaki_jax.config import load_config
 from phenaki_jax.evaluation import judge_many, sprite_world
+from phenaki_jax.making.files import read_sidecar
 
 
 def config(frames=11, size=32):
@@ -19,8 +21,10 @@ class Truth:
     """A pipeline that draws what the captions say: the evaluation should find (nearly) nothing wrong with it."""
 
     tokenizer = types.SimpleNamespace(codebook_size=16)
+    fingerprint = "0123456789abcdef" * 2
 
     def __init__(self, facts_of):
+        self.config = load_config("configs/quickstart.py:generator")
         self.facts_of = facts_of
 
     def _draw(self, prompt, frames):
@@ -130,6 +134,8 @@ def test_the_story_and_the_samples_are_written(tmp_path):
     quickstart.tell(pipe, tmp_path, 8.0)
     video, fps = media.read_video(tmp_path / "story.mp4")
     assert video.shape == (47, 256, 256, 3) and fps == 8.0
+    assert Truth.fingerprint in media.read_label(tmp_path / "story.gif")
+    assert read_sidecar(tmp_path / "story.mp4.json")["frames"]["shape"] == [47, 32, 32]
     scenes = np.split(video[:, 4::8, 4::8], [11, 23, 35])
     for scene, fact in zip(judge_many(scenes), facts_of.values()):
         assert (scene.colour, scene.direction, scene.background) == (fact["colour"], fact["direction"], "navy")
