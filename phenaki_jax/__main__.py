@@ -1,11 +1,14 @@
 """The command line: `phenaki VERB …`, also `python -m phenaki_jax VERB …`.
 
-Exit codes: 0 done, or ended by SIGTERM (and saved); 1 doctor found something, a config does not fit, or data that does
-not come ended a run (which saved); 2 a mistake of the user's, said in one sentence; 130 Ctrl-C (and saved).
+Exit codes: 0 done, or ended by SIGTERM (and saved); 1 doctor found something, a config does not fit, data that does not
+come ended a run (which saved), a checker refused a video, frames made again are others, or a file tells nothing of its
+origin; 2 a mistake of the user's, said in one sentence; 130 Ctrl-C (and saved).
 """
 
 import argparse
 import difflib
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +16,11 @@ from typing import NoReturn
 
 from phenaki_jax.errors import DataError, UserError
 from phenaki_jax.memory import restart_keeping_memory
+
+
+# What is wrong with a place that somebody named: missing, not theirs, no folder, a folder, too long a name, no room, …
+PLACES = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+          errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ELOOP, errno.ENXIO}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -279,6 +287,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:
             restart_keeping_memory()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name need not be UTF-8
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length wherever it is imported
         from absl import logging
 
@@ -292,6 +303,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"phenaki: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read what is printed has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in PLACES:
+            raise
+        print(f"phenaki: {error.filename!r}: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 RUN_CONFIG = "config.json"
 STAGES = ("tokenizer", "generator", "critic")
 BYTES = "bytes"  # the text.vocabulary that is no file
+CHANGEABLE = ("sampling.", "provenance.", "text.path", "text.vocabulary")  # of a trained model
 DEFAULT = "default"  # the provenance.deny_list that comes with the package
 _POSITIVE = ("batch_size", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
              "train.accumulate", "train.evaluate_every", "text.length")
@@ -136,6 +137,18 @@ def set_field(config: ConfigDict, name: str, value: Any) -> None:
         config = config[group]
     with config.ignore_type():
         config[last] = value
+
+
+def set_fields_of_model(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """As `set_field`, of a trained model's config. Raises: UserError also for what only training can change."""
+    for name, value in values.items():
+        if not name.startswith(CHANGEABLE):
+            raise UserError(f"Config field {name!r} cannot be changed of a trained model; what can is "
+                            f"{', '.join(CHANGEABLE)}.")
+        if name.startswith("text.") and config.get("text", {}).get("encoder") != "t5":
+            raise UserError(f"Config field {name!r} is of a pretrained text encoder; this model has none.")
+        set_field(config, name, value)
+    check(config)
 
 
 def _fit(name: str, value: Any, old: Any) -> Any:
@@ -314,9 +327,12 @@ def read_run_config(path: str | os.PathLike) -> ConfigDict:
     if not file.is_file():
         raise UserError(f"{str(path)!r} is no run's folder: it has no {RUN_CONFIG}.")
     try:
-        return from_json(file.read_text())
-    except (ValueError, TypeError) as error:
+        config = from_json(file.read_text())
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{str(file)!r} is not readable as a run's config: {error}.") from error
+    if missing := [name for name in ("stage", "tokenizer", "sampling", "data") if name not in config]:
+        raise UserError(f"{str(file)!r} is no run's config: it has no {missing[0]!r}.")
+    return config
 
 
 def differing_field(old: ConfigDict, new: ConfigDict, free: tuple[str, ...] = ()) -> tuple[str, Any, Any] | None:

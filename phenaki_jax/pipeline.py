@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from phenaki_jax.bound import Bound, BoundGenerator, Tokenizer
-from phenaki_jax.config import DEFAULT, check, set_field
+from phenaki_jax.config import DEFAULT, set_fields_of_model
 from phenaki_jax.digest import tree_digest
 from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.export.reading import open_run
@@ -39,7 +39,7 @@ class PhenakiPipeline(Windows, Tasks):
     takes `motion`, how much moves (low, medium, high, extreme, or a number, see `motion.motion_score`), and `fps`.
     And every way takes
 
-      output_type: 'np' (default), 'pil', 'jax' or 'tokens', see `PipelineResult`; not `stream`, `tell` and `stories`.
+      output_type: 'np' (default), 'pil', 'jax' or 'tokens', see `PipelineResult`; not `stream` and `tell`.
       callback_on_step_end: called after each pass of the decoder, in every window, as callback(pipe, step, steps,
         {"tokens", "confidence"}) with step from 0; tokens int32 [N, T, H, W], `pipe.mask_id` where they are not
         decided yet; confidence float32 alike, the probability of each decided token when it was drawn. Where it
@@ -87,9 +87,10 @@ class PhenakiPipeline(Windows, Tasks):
         """
         enable_compilation_cache()
         run = open_run(path)
-        for name, value in (overrides or {}).items():
-            set_field(run.config, name, value)
-        check(run.config)
+        for name, given in (("overrides", overrides), ("mesh", mesh)):
+            if not isinstance(given, (Mapping, type(None), *[jax.sharding.Mesh] * (name == "mesh"))):
+                raise UserError(f"{name}={given!r} has to be a dict")
+        set_fields_of_model(run.config, overrides or {})
         if isinstance(mesh, Mapping):
             mesh = make_mesh(mesh, jax.local_devices())
         arrays = run.params, run.variables, run.frozen
@@ -143,10 +144,9 @@ class PhenakiPipeline(Windows, Tasks):
         sizes = self._sized(height, width)
         at_least("num_videos_per_prompt", num_videos_per_prompt, 1)
         if negative_prompt is not None:
-            negative_prompt = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(
-                negative_prompt)
-            if not all(isinstance(p, str) for p in negative_prompt):
-                raise UserError(f"negative_prompt={negative_prompt!r} has to be texts")
+            negative_prompt = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
+            if not isinstance(negative_prompt, Sequence) or not all(isinstance(p, str) for p in negative_prompt):
+                raise UserError(f"negative_prompt={negative_prompt!r} has to be a text, or a list of texts")
             if len(negative_prompt) != len(prompts):
                 raise UserError(f"negative_prompt has {len(negative_prompt)} texts; there are {len(prompts)} prompts")
             negative_prompt = [p for p in negative_prompt for _ in range(num_videos_per_prompt)]
@@ -170,9 +170,9 @@ class PhenakiPipeline(Windows, Tasks):
         given = np.zeros((len(prompts), num_frames, sizes.height, sizes.width, 3), np.float32)
         frozen = np.zeros((sizes.latent_frames(num_frames), *sizes.grid[1:]), bool)
         keys = window_keys(self._keys(seed, len(prompts)), 0)
-        return (PipelineResult(frames, np.asarray(tokens)) for tokens, frames in window(given, prompts, keys, frozen))
+        previews = window(given, prompts, keys, frozen)
+        return (self.checked(PipelineResult(frames, np.asarray(tokens))) for tokens, frames in previews)
 
-    @finished
     def story(self, scenes: Sequence[Mapping[str, Any]], *, seed: int = 0, **options: Any) -> PipelineResult:
         """Tells [{"prompt": str, "num_frames": int, ...}, ...] in one video, each scene growing out of the last frames.
 
@@ -182,20 +182,27 @@ class PhenakiPipeline(Windows, Tasks):
         """
         return self.stories([scenes], seed=seed, **options)
 
+    @finished
     def stories(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int | Sequence[int] = 0,
                 **options: Any) -> PipelineResult:
         """Several stories at once, alike in all but their prompts and seeds."""
-        return _joined(self.tell(stories, seed=seed, **options))
+        return _joined(self._tell(stories, seed=seed, **options))
 
     def tell(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int | Sequence[int] = 0,
-             parts: Any = None, callback_on_step_end: Callable | None = None,
-             **options: Any) -> Iterator[PipelineResult]:
+             parts: Any = None, **options: Any) -> Iterator[PipelineResult]:
         """Tells stories scene by scene, in the memory of one scene however many there are; all are checked beforehand.
 
         Args:
           parts: scenes by names that stand for all that their frames depend on, see `story.tell`: a dict, or
             `story_files.Parts` of a folder.
         """
+        return map(self.checked, self._tell(stories, seed=seed, parts=parts, **options))
+
+    def _tell(self, stories: Sequence[Sequence[Mapping[str, Any]]], *, seed: int | Sequence[int], parts: Any = None,
+              callback_on_step_end: Callable | None = None, **options: Any) -> Iterator[PipelineResult]:
+        """`tell`, as the safety checker has not seen it."""
+        if not isinstance(stories, Sequence) or isinstance(stories, str):
+            raise UserError(f"stories={stories!r} has to be a list of stories, each a list of scenes")
         if self.config.text.encoder == "none":
             raise UserError("a story is told by its prompts; this model was trained without text (text.encoder='none')")
         asked = together([read_scenes(story, self.config, options) for story in stories])

@@ -44,7 +44,9 @@ class PromptReader:
     @property
     def about(self) -> dict:
         """What embeddings of a text depend on; of a pretrained encoder also its arrays, by their hash."""
-        return self.config.text.to_dict() if self._opened is None else about_text(self.config, self._opened)
+        if self._opened is not None:
+            return about_text(self.config, self._opened)
+        return self.config.text.to_dict() | dict.fromkeys(("path", "vocabulary", "cache"), "")  # which it does not read
 
     def listed(self, prompt: str | Sequence[str] | None, embeds=None, mask=None) -> list[Prompt]:
         """One prompt a video, of what a call was given.

@@ -168,8 +168,8 @@ def tell(pipe: Any, workdir: pathlib.Path, fps: float, story=STORY) -> None:
     starts = np.cumsum([0, *counts[:-1]])
     scale, origin = max(1, 256 // frames.shape[1]), files.Origin(pipe)
     look, path = files.Look(float(fps), scale), workdir / "story.mp4"
-    found = files.write(path, [frames], look, origin)
-    files.write_sidecar(path, Request("story", scenes, SEED), look, pipe, str(workdir), found)
+    files.write(path, [frames], look, origin, lambda found: files.write_sidecar(
+        path, Request("story", scenes, SEED), look, pipe, str(workdir), found))
     captioned = pictures.captioned(frames, prompts, starts, scale)
     media.write_video(workdir / "story.gif", captioned, fps, label=origin.label)
     strip = pictures.story_strip(frames, prompts, starts, scale=max(1, scale // 2))

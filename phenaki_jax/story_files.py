@@ -12,6 +12,7 @@ import numpy as np
 
 from phenaki_jax import media
 from phenaki_jax.errors import UserError
+from phenaki_jax.sampling.scenes import check_seed
 from phenaki_jax.sampling.story import Told
 
 DRAWS = "draws.json"  # beside the parts: which scenes were asked for anew
@@ -25,7 +26,7 @@ def read_text(path: str) -> str:
     if not file.is_file():
         raise UserError(f"There is no file {path!r}.")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path!r} is no text file (it is not UTF-8).") from None
     if not text.strip():
@@ -96,6 +97,8 @@ class Parts:
         try:
             with np.load(self._path(name)) as file:
                 told = Told(file["frames"], file["tokens"])
+            if (told.frames.ndim, told.tokens.ndim, told.frames.dtype) != (5, 4, np.uint8):
+                raise ValueError(f"frames are {told.frames.dtype} {list(told.frames.shape)}")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{self._path(name)} cannot be read ({error}); delete it to make it again.") from None
         self.found += 1
@@ -119,6 +122,8 @@ class Parts:
         try:
             known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             known = {number: {name: one[name] for name in ("asked", "draw")} for number, one in known.items()}
+            for one in known.values():
+                check_seed(one["draw"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete it, and each scene has its first draw.") from None
         result = []

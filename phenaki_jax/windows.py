@@ -15,7 +15,7 @@ from phenaki_jax.media import to_uint8
 from phenaki_jax.models.cvivit import CViViTConfig
 from phenaki_jax.parallel import shard_batch
 from phenaki_jax.prompts import Prompt
-from phenaki_jax.sampling.options import Sampling, chosen
+from phenaki_jax.sampling.options import chosen
 from phenaki_jax.sampling.scenes import check_seed
 
 
@@ -42,7 +42,7 @@ class Windows:
 
     def _keys(self, seed: int | Sequence[int], count: int) -> jax.Array:
         """A random key for each of `count` videos."""
-        return jnp.stack([jax.random.key(number) for number in seeds_of(seed, count)])
+        return jax.vmap(jax.random.key)(np.asarray(seeds_of(seed, count), np.uint32))
 
     def _window(self, prompts: Sequence[Prompt], negative: list[str] | None, preset: str | None,
                 sampling: Mapping[str, Any], every: int | None = None) -> Callable:
@@ -71,11 +71,16 @@ class Windows:
             ("generator", self.generator), ("tokenizer", self.tokenizer), ("critic", self.critic)) if model}
         away = None if negative is None else read(negative)
 
+        known: list[Any] = [None, None]  # the last prompts, and how they are read
+
         def window(given, prompts, keys, frozen):
             numbers = {**told, "noise": options.noise_augmentation if frozen.any() else np.nan}
             conditions = np.tile(np.float32([numbers[name] for name in told]), (len(prompts), 1)) if told else None
-            args, rows = self._spread((given, *read(prompts), keys, away, conditions)), len(prompts)
-            self._tell_of((np.shape(args[0]), int(frozen.sum()), every is None, watch is None, options.order), options)
+            if prompts is not known[0]:  # the windows of a scene have the same ones
+                known[:] = prompts, read(prompts)
+            args, rows = self._spread((given, *known[1], keys, away, conditions)), len(prompts)
+            static = self._sampler.static(options, frozen)
+            self._tell_of((np.shape(args[0]), *static.values(), every is None, watch is None, away is None))
             *args, negative, conditions = args
             args, more = (arrays, *args, options), dict(frozen=frozen, negative=negative, conditions=conditions)
             if every is not None:
@@ -99,18 +104,19 @@ class Windows:
 
         return shard_batch(self.mesh, jax.tree.map(padded, rows))
 
-    def _tell_of(self, program: tuple, options: Sampling) -> None:
+    def _tell_of(self, program: tuple) -> None:
         """Says that a program is compiled, before its first use."""
         if self.say is not None and program not in self._compiled:
-            (B, F, Y, X, _), _ = program[:2]
-            self.say(f"compiling for {B} x {F} frames of {Y} x {X}, {options.num_inference_steps} passes; once for "
-                     "each shape")
+            (B, F, Y, X, _), steps, _, plan = program[:4]
+            given = f", {steps} latent steps given" if steps else ""
+            self.say(f"compiling for {B} x {F} frames of {Y} x {X}{given}, {plan.num_inference_steps} passes; once for "
+                     "each such shape")
         self._compiled.add(program)
 
     def refuse(self, prompts: Sequence[Prompt]) -> None:
         """Raises: UserError for the first prompt that the filter refuses."""
         for text in prompts if self.prompt_filter else ():
-            if isinstance(text, str) and (reason := self.prompt_filter(text)):
+            if isinstance(text, str) and (reason := self.prompt_filter(text)) is not None:
                 raise UserError(f"prompt {text[:40]!r} is refused: {reason}")
 
     def _watch(self, callback: Callable | None) -> Callable | None:
@@ -120,10 +126,13 @@ class Windows:
 
         def watch(done, steps, tokens, log_probability):
             given = {"tokens": np.array(tokens), "confidence": np.exp(log_probability)}
-            found = (callback(self, done - 1, steps, given) or {}).get("tokens")
-            if found is None:
+            found = callback(self, done - 1, steps, given)
+            if not isinstance(found, (Mapping, type(None))):
+                raise UserError(f"callback_on_step_end gave a {type(found).__name__}; it has to be None, or a dict "
+                                "that may have 'tokens'")
+            if found is None or found.get("tokens") is None:
                 return None
-            found = np.asarray(found)
+            found = np.asarray(found["tokens"])
             if found.shape != tokens.shape or found.dtype.kind not in "iu" or not (
                     0 <= found.min() and found.max() <= self.mask_id):
                 raise UserError(f"callback_on_step_end gave tokens {found.dtype} {list(found.shape)}; they have to be "
@@ -155,7 +164,7 @@ class Windows:
 
 def seeds_of(seed: int | Sequence[int], count: int) -> Sequence[int]:
     """A seed for each of `count` videos: those that are given, or counted up from the one. Raises: UserError."""
-    if not isinstance(seed, (Sequence, np.ndarray)):
+    if np.ndim(seed) == 0:
         check_seed(seed)
         seed = range(seed, seed + count)
     if len(seed) != count:

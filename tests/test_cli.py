@@ -56,7 +56,7 @@ def pipe(monkeypatch, model):
 
         def tell(self, stories, *, seed, parts, **options):
             calls.append((stories, parts, seed, options))
-            return (SimpleNamespace(frames=draw(1, scene["num_frames"], seed)) for scene in stories[0])
+            return (SimpleNamespace(frames=draw(1, scene["num_frames"], seed), refused=()) for scene in stories[0])
 
     monkeypatch.setattr(command, "load_pipeline", lambda *_: Pipe(model))
     return calls
@@ -137,7 +137,9 @@ def test_an_error_while_sampling_leaves_the_old_file(tmp_path, capsys, model, mo
             raise UserError("frames=12 does not fit.")
 
     monkeypatch.setattr(command, "load_pipeline", lambda *_: Pipe(model))
-    assert "frames=12" in refused(capsys, "generate", f"--model={model}", "--prompt=a", f"--output={output}")
+    generate = ["generate", f"--model={model}", "--prompt=a", f"--output={output}"]
+    assert "has no sidecar" in refused(capsys, *generate)
+    assert "frames=12" in refused(capsys, *generate, "--overwrite")
     assert output.read_bytes() == b"old"
 
 

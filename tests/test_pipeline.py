@@ -110,31 +110,6 @@ def test_a_story_takes_a_callback_and_an_output_type(pipe):
     assert steps == [0, 1, 0, 1] and len(told.frames[0]) == 10
 
 
-def test_hooks_can_be_replaced(pipe, monkeypatch):
-    monkeypatch.setattr(pipe, "prompt_filter", lambda prompt: "no circles" if "circle" in prompt else None)
-    with pytest.raises(UserError, match="'a red circle' is refused: no circles"):
-        pipe(["a cross", "a red circle"])
-    with pytest.raises(UserError, match="no circles"):
-        pipe.story(["a cross", "a red circle"])
-    monkeypatch.setattr(pipe, "prompt_filter", None)
-    plain = pipe(["a red circle", "a blue cross"], seed=1)
-    first = plain.frames[0]
-    monkeypatch.setattr(pipe, "safety_checker",
-                        lambda frames: "seen before" if np.array_equal(frames, first) else None)
-    made = pipe(["a red circle", "a blue cross"], seed=1)
-    assert made.refused == ("seen before", None) and not made.frames[0].any()
-    np.testing.assert_array_equal(made.frames[1], plain.frames[1])
-
-
-def test_what_is_compiled_is_said_once(pipe, monkeypatch):
-    said = []
-    monkeypatch.setattr(pipe, "say", said.append)
-    monkeypatch.setattr(pipe, "_compiled", set())
-    for prompts in (["a"], ["b"], ["a", "b"]):
-        pipe(prompts, num_frames=1)
-    assert len(said) == 2 and "compiling for 2 x 1 frames of 32 x 32" in said[1]
-
-
 def test_a_mesh_makes_the_same_tokens(folder, pipe):
     spread = phenaki_jax.PhenakiPipeline.from_pretrained(folder, mesh={"data": 2, "fsdp": 2, "tensor": 2})
     prompts = ["a red circle", "a blue cross", "a red cross"]  # three rows on two times two devices
@@ -292,6 +267,9 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
     (lambda p: p("a\udc80"), "is no Unicode text"), (lambda p: p("child porn"), "is refused: the deny list"),
     (lambda p: p("a", callback_on_step_end=lambda *_: {"tokens": np.zeros(3)}), "gave tokens float64"),
     (lambda p: p("a", callback_on_step_end=lambda *_: {"tokens": np.full((1, 6, 4, 8), 1001)}), "from 0 to 1000"),
+    (lambda p: p("a", callback_on_step_end=lambda *_: [1]), "gave a list; it has to be None, or a dict"),
+    (lambda p: p.stories(None), "stories=None has to be a list"), (lambda p: p("a", negative_prompt=5), "to be a text"),
+    (lambda p: p("a", guidance_scale=float("inf")), "guidance_scale=inf"),
     (lambda p: p("a", num_frames=0), "num_frames=0"), (lambda p: p("a", num_inference_steps=0), "num_inference_steps"),
     (lambda p: p("a", num_frames="many"), "num_frames='many'"), (lambda p: p.story([]), "scenes"),
     (lambda p: p("a", num_frames=11.0), "num_frames=11.0"), (lambda p: p([]), "prompt=\\[\\] has to be"),
@@ -301,7 +279,7 @@ def test_reconstruction_is_decoding_of_encoding(pipe):
     (lambda p: p("a", seed=1.5), "seed=1.5"), (lambda p: p("a", steps=3), "sampling.steps"),
     (lambda p: p("a", negative_prompt="b", guidance_scale=0), "negative_prompt needs"),
     (lambda p: p("a", negative_prompt=["b", "c"]), "negative_prompt has 2"),
-    (lambda p: p("a", negative_prompt=[3]), "has to be texts"),
+    (lambda p: p("a", negative_prompt=[3]), "or a list of texts"),
     (lambda p: p("a", negative_prompt="b" * 99), "99 bytes"), (lambda p: p("a", preset="best"), "preset='best'"),
     (lambda p: p.tokenizer.decode(np.full((1, 1, 4, 8), 1000)), "0..999"),
     (lambda p: p.encode(np.zeros((1, 11, 42, 32, 3), np.uint8)), "42 x 32"),
@@ -350,7 +328,8 @@ def test_the_command_line_on_a_run(folder, tmp_path, capsys):
     assert main(["generate", *base, "--keyframes=2", "--fps=12", f"--output={tmp_path / 'keys.mp4'}"]) == 0
     assert media.read_video(tmp_path / "keys.mp4")[0].shape[0] == 5
     assert main(["extend", *base, f"--video={tmp_path / 'moves.gif'}", f"--output={tmp_path / 'on.gif'}"]) == 0
-    assert main(["inpaint", *base, f"--video={tmp_path / 'moves.gif'}", f"--mask={tmp_path / 'picture.png'}",
+    media.write_image(tmp_path / "mask.png", np.full((64, 64, 3), 200, np.uint8))
+    assert main(["inpaint", *base, f"--video={tmp_path / 'moves.gif'}", f"--mask={tmp_path / 'mask.png'}",
                  f"--output={tmp_path / 'anew.mp4'}", "--scale=2"]) == 0
     assert [media.read_video(tmp_path / name)[0].shape[:3] for name in ("moves.gif", "on.gif", "anew.mp4")] == [
         (11, 32, 32), (21, 32, 32), (11, 64, 64)]
@@ -372,12 +351,12 @@ def test_the_command_line_on_a_run(folder, tmp_path, capsys):
     (["--prompt= "], "--prompt"),
     (["--prompt=a", "--model=nowhere"], "nowhere"), (["--prompt=a", "--between=4"], "--between goes with --keyframes"),
     (["--prompt=a", "--keyframes=3", "--between=0"], "between=0"), (["--prompt=a", "--motion=nan"], "motion=nan"),
-    (["--story=x.yaml", "--keyframes=3"], "--keyframes goes with --prompt"),
+    (["--story=x.yaml", "--keyframes=3"], "--keyframes=3 does not go with --story"),
     (["--prompt=a", "--order=critic"], "needs a critic")])
 def test_mistakes_end_with_two_and_leave_the_old_file(folder, tmp_path, capsys, arguments, words):
     output = tmp_path / "out.gif"
     output.write_bytes(b"mine")
-    assert main(["generate", f"--model={folder}", f"--output={output}", *arguments]) == 2
+    assert main(["generate", f"--model={folder}", f"--output={output}", "--overwrite", *arguments]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and "Traceback" not in said
     assert output.read_bytes() == b"mine"

@@ -4,8 +4,10 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import numpy as np
 
 from phenaki_jax import media
 from phenaki_jax.errors import UserError
-from phenaki_jax.making.options import FRAMES
+from phenaki_jax.making.options import FRAMES, LARGEST, sidecar_of
 from phenaki_jax.making.requests import Request
 from phenaki_jax.pipeline import PhenakiPipeline
 from phenaki_jax.provenance import content_credentials, watermark
 
-SIDECAR = ".json"  # behind the file's whole name
 FORMAT, FORMAT_VERSION = "phenaki_jax sidecar", 1
+FIELDS = {"request": dict, "look": dict, "model": {"path": str, "hash": str}, "file": {"name": str, "sha256": str},
+          "frames": {"shape": list, "hash": str}, "config": {"sampling": dict, "provenance": dict}}
 PACKAGES = ("phenaki_jax", "jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 
@@ -59,12 +62,15 @@ class Origin:
             {} if why is None else {"no_watermark_because": why})
 
 
-def write(path: Path, parts: Iterable[np.ndarray], look: Look, origin: Origin) -> dict[str, Any]:
+def write(path: Path, parts: Iterable[np.ndarray], look: Look, origin: Origin,
+          note: Callable[[dict[str, Any]], None]) -> None:
     """Writes frames as they come, uint8 [F, Y, X, 3]: a video, an image, or, without a suffix, a folder of frames.
 
-    Returns: {"file": facts, "frames": facts, "provenance": what the file has}, for the sidecar.
+    Args:
+      note: is given {"file": facts, "frames": facts, "provenance": what the file has} when all is written and the file
+        is about to get its name, so that there is none without a sidecar.
     """
-    state, shape, told, kept = hashlib.blake2b(digest_size=16), [0, 0, 0], {}, []
+    state, shape, told, suffix = hashlib.blake2b(digest_size=16), [0, 0, 0], {}, path.suffix.lower()
 
     def finished(frames: np.ndarray) -> np.ndarray:
         state.update(np.ascontiguousarray(frames))
@@ -73,25 +79,31 @@ def write(path: Path, parts: Iterable[np.ndarray], look: Look, origin: Origin) -
         told.update(told or origin.told(path, *frames.shape[1:3]))
         return watermark.mark(frames, origin.payload) if told["watermark"] else frames
 
-    suffix = path.suffix.lower()
+    def noted(files: list[Path]) -> None:
+        note({"file": {"name": path.name, "bytes": sum(file.stat().st_size for file in files), "sha256": sha256(files)},
+              "frames": {"shape": shape, "hash": state.hexdigest()}, "provenance": told})
+
     if suffix == FRAMES:
-        media.write_frames(path, np.concatenate([finished(part) for part in parts]), label=origin.label)
-        kept = sorted(path.iterdir())
-    else:
-        with media.atomic_path(path) as temporary:
-            if suffix in media.IMAGES:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.part-", dir=path.parent) as temporary:
+            made = Path(temporary, "new")
+            media.write_frames(made, np.concatenate([finished(part) for part in parts]), label=origin.label)
+            noted(sorted(made.iterdir()))
+            if path.exists():
+                os.replace(path, Path(temporary, "old"))
+            os.replace(made, path)
+        return
+    with media.atomic_path(path) as temporary:
+        if suffix in media.IMAGES:
+            for part in parts:
+                media.write_image(temporary, finished(part)[0], label=origin.label)
+        else:
+            with media.open_video(temporary, look.fps, label=origin.label) as append:
                 for part in parts:
-                    media.write_image(temporary, finished(part)[0], label=origin.label)
-            else:
-                with media.open_video(temporary, look.fps, label=origin.label) as append:
-                    for part in parts:
-                        append(finished(part))
-            if told["content_credentials"]:
-                content_credentials.sign(temporary, certificate=origin.asked.certificate, key=origin.asked.key,
-                                         title=path.name, generator=origin.by, about={"model": origin.model})
-        kept = [path]
-    return {"file": {"name": path.name, "bytes": sum(file.stat().st_size for file in kept), "sha256": sha256(kept)},
-            "frames": {"shape": shape, "hash": state.hexdigest()}, "provenance": told}
+                    append(finished(part))
+        if told["content_credentials"]:
+            content_credentials.sign(temporary, certificate=origin.asked.certificate, key=origin.asked.key,
+                                     title=path.name, generator=origin.by, about={"model": origin.model})
+        noted([temporary])
 
 
 def sha256(files: Iterable[Path]) -> str:
@@ -112,10 +124,6 @@ def version(package: str) -> str | None:
         return None
 
 
-def sidecar_of(path: Path) -> Path:
-    return path.with_name(path.name + SIDECAR)
-
-
 def write_sidecar(path: Path, request: Request, look: Look, pipe: PhenakiPipeline, model: str,
                   found: Mapping[str, Any]) -> None:
     """Writes FILE.json beside a file: everything that is needed to make it again."""
@@ -129,19 +137,38 @@ def write_sidecar(path: Path, request: Request, look: Look, pipe: PhenakiPipelin
 
 
 def read_sidecar(path: str | Path) -> dict[str, Any]:
-    """A sidecar's object. Raises: UserError for what is none, or is a later format's."""
+    """A sidecar's object, its "request" and its "look" as such. Raises: UserError for what is none, or is wrong."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is no sidecar: {error}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{str(path)!r} is no sidecar, the .json beside a generated file")
-    if found.get("format_version") != FORMAT_VERSION:
+    if type(found.get("format_version")) is not int or found["format_version"] != FORMAT_VERSION:
         raise UserError(f"{str(path)!r} has format_version={found.get('format_version')!r}; this phenaki_jax reads "
                         f"{FORMAT_VERSION}")
-    if missing := [name for name in ("request", "look", "model", "file", "frames", "config") if name not in found]:
-        raise UserError(f"{str(path)!r} has no field {missing[0]!r}")
-    return found
+    try:
+        _check_types(found, FIELDS)
+        look = Look(**found["look"])
+        if not 0.01 <= look.fps <= 1000 or type(look.scale) is not int or not 1 <= look.scale <= LARGEST:
+            raise UserError(f"look={found['look']} is out of range")
+        shape = found["frames"]["shape"]
+        if [type(size) for size in shape] != [int] * 3:
+            raise UserError(f"frames.shape={shape} has to be three numbers")
+        return found | {"request": Request.of_json(found["request"]), "look": look}
+    except (UserError, TypeError) as error:
+        raise UserError(f"{str(path)!r} is no sound sidecar: {error}") from None
+
+
+def _check_types(found: Any, fields: Mapping[str, Any], name: str = "") -> None:
+    """Raises: UserError for a field that is missing or of another type."""
+    for field, kind in fields.items():
+        if field not in found:
+            raise UserError(f"it has no field '{name}{field}'")
+        if not isinstance(found[field], dict if isinstance(kind, dict) else kind) or type(found[field]) is bool:
+            raise UserError(f"its field '{name}{field}' is {str(found[field])[:40]!r}")
+        if isinstance(kind, dict):
+            _check_types(found[field], kind, f"{name}{field}.")
 
 
 def is_made(path: Path, request: Request, look: Look, pipe: PhenakiPipeline, origin: Origin) -> bool:
@@ -152,10 +179,14 @@ def is_made(path: Path, request: Request, look: Look, pipe: PhenakiPipeline, ori
         found = read_sidecar(sidecar_of(path))
     except UserError:
         return False
-    kept = sorted(path.iterdir()) if path.is_dir() else [path]
     shape = [size * look.scale for size in found["frames"]["shape"][1:]]
-    asked = {"request": dataclasses.asdict(request), "look": dataclasses.asdict(look),
-             "provenance": origin.told(path, *shape), "config": pipe.config.to_dict()}
-    asked = json.loads(json.dumps(asked))
-    return found["model"]["hash"] == pipe.fingerprint and all(found.get(name) == asked[name] for name in asked) and (
-        sum(file.stat().st_size for file in kept) == found["file"]["bytes"])
+    asked = json.loads(json.dumps({"provenance": origin.told(path, *shape), "config": pipe.config.to_dict()}))
+    same = found["model"]["hash"] == pipe.fingerprint and found["look"] == look and all(
+        found.get(name) == value for name, value in asked.items())
+    same &= as_json(found["request"]) == as_json(request)
+    return same and sha256(sorted(path.iterdir()) if path.is_dir() else [path]) == found["file"]["sha256"]
+
+
+def as_json(request: Request) -> Any:
+    """What JSON makes of a request."""
+    return json.loads(json.dumps(dataclasses.asdict(request)))

@@ -1,6 +1,7 @@
 """What one video is made of beside the model, as a value that JSON can hold; and making it."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from phenaki_jax import media
-from phenaki_jax.errors import UserError
+from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.pipeline import PhenakiPipeline
+from phenaki_jax.sampling import scenes as story_options
 
-VERBS = ("generate", "keyframes", "story", "animate", "extend", "interpolate", "inpaint")
+# What can be asked for, with the files that it takes.
+VERBS = {"generate": (), "keyframes": (), "story": (), "animate": ("image",), "extend": ("video",),
+         "interpolate": ("image", "last_image"), "inpaint": ("video", "mask")}
+OPTIONS = {*story_options.OPTIONS, "num_keyframes", "between"}
 Preview = Callable[[np.ndarray], None]  # is shown frames uint8 [F, Y, X, 3] on the way
 
 
@@ -35,12 +40,16 @@ class Input:
 
     def read(self, height: int, width: int) -> np.ndarray:
         """Frames uint8 [F, height, width, 3]; one of an image. Raises: UserError where the file is another by now."""
-        if _sha256(self.path) != self.sha256:
-            raise UserError(f"{self.path} is not the file it was: its SHA-256 was {self.sha256}")
+        return media.fit(self.frames, height, width, self.fit)
+
+    @functools.cached_property
+    def frames(self) -> np.ndarray:
+        """uint8 [F, Y, X, 3], as large as they are. Raises: UserError as `read`."""
         path = Path(self.path)
+        if _sha256(path) != self.sha256:
+            raise UserError(f"{self.path} is not the file it was: its SHA-256 was {self.sha256}")
         is_image = path.is_file() and path.suffix.lower() in media.IMAGES_IN
-        frames = media.read_image(path)[None] if is_image else media.read_video(path, self.fps)[0]
-        return media.fit(frames, height, width, self.fit)
+        return media.read_image(path)[None] if is_image else media.read_video(path, self.fps)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,23 +81,42 @@ class Request:
     def of_json(cls, found: Mapping[str, Any]) -> "Request":
         """What `dataclasses.asdict` made. Raises: UserError for something else."""
         try:
-            request = cls(**found | {"inputs": {name: Input(**file) for name, file in found["inputs"].items()}})
+            inputs = {name: Input(**file) for name, file in found["inputs"].items()}
+            request = cls(**found | {"inputs": inputs})
         except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"the sidecar's 'request' cannot be read: {error}") from None
-        if request.verb not in VERBS:
-            raise UserError(f"the sidecar's request has verb={request.verb!r}; it has to be one of {', '.join(VERBS)}")
+            raise UserError(f"its request cannot be read: {error}") from None
+        if request.verb not in VERBS or set(inputs) != set(VERBS[request.verb]):
+            raise UserError(f"its request has verb={request.verb!r} with {list(inputs)}; it has to be one of "
+                            f"{', '.join(VERBS)}, with the files it takes")
+        for name, file in inputs.items():
+            known = isinstance(file.path, str) and file.fit in media.RULES
+            if not known or not isinstance(file.fps, float | int | None):
+                raise UserError(f"its request has the input {name}={dataclasses.asdict(file)}, which cannot be")
+        for name, least in (("seed", 0), ("rows", 1), ("row", 0), ("preview_every", 0), ("devices", 1)):
+            at_least(f"its request's {name}", getattr(request, name), least)
+        if request.row >= request.rows or request.preview_every and request.verb not in ("generate", "story"):
+            raise UserError(f"its request has row={request.row} of {request.rows}, preview_every="
+                            f"{request.preview_every} and verb={request.verb!r}, which do not go together")
+        if not isinstance(request.options, dict) or (wrong := set(request.options) - OPTIONS):
+            raise UserError(f"its request has options={request.options!r}"[:200] + (
+                f"; {min(wrong)!r} is none" if isinstance(request.options, dict) else ""))
         return request
 
 
-def perform(pipe: PhenakiPipeline, batch: Sequence[Request], preview: Preview | None = None,
+class Refused(Exception):
+    """The safety checker has refused what was made, for the reason that is its text."""
+
+
+def perform(pipe: PhenakiPipeline, batch: Sequence[Request], preview: Preview | None = None, shown: int = 0,
             parts: Any = None) -> tuple[list[Iterable[np.ndarray]], tuple[str | None, ...]]:
     """Makes videos that differ in nothing but their prompts, seeds and rows.
 
     Args:
-      preview: of the first row, where the requests have `preview_every`.
+      preview: of the row `shown`, where the requests have `preview_every`.
       parts: of a story, see `story.tell`.
 
-    Returns: of each the frames, in parts uint8 [F, Y, X, 3]; and why the safety checker refused it, or None.
+    Returns: of each the frames, in parts uint8 [F, Y, X, 3], and why the safety checker refused it, or None. A story's
+      parts come as they are made, with `Refused` for one that is refused.
     """
     first = batch[0]
     if first.verb == "story":
@@ -108,11 +136,9 @@ def perform(pipe: PhenakiPipeline, batch: Sequence[Request], preview: Preview | 
         given["mask"] = white if len(white) > 1 else white[0]
     given |= {name: given[name][0] for name in ("image", "last_image") if name in given}
     if first.preview_every:
-        made = None
         for made in pipe.stream(prompts, every=first.preview_every, **options):
             if preview is not None:
-                preview(made.frames[batch[0].row])
-        made = pipe.checked(made)
+                preview(made.frames[shown])
     else:
         made = (pipe if first.verb == "generate" else getattr(pipe, first.verb))(prompts, **given, **options)
     refused = made.refused or (None,) * first.rows
@@ -123,8 +149,8 @@ def _told(pipe: PhenakiPipeline, scenes: Iterable[Any], preview: Preview | None)
     """A story's scenes, one after the other."""
     shown = []
     for number, scene in enumerate(scenes, 1):
-        if pipe.safety_checker is not None and (reason := pipe.safety_checker(scene.frames[0])):
-            raise UserError(f"scene {number} was made and is refused: {reason}")
+        if scene.refused and scene.refused[0] is not None:
+            raise Refused(f"scene {number} is refused: {scene.refused[0]}")
         if preview is not None:
             preview(np.concatenate(shown := [*shown, scene.frames[0]]))
         yield scene.frames[0]

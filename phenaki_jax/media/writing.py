@@ -78,7 +78,7 @@ def write_frames(folder: str | os.PathLike, frames: np.ndarray, scale: int = 1, 
                                                        for old in folder.iterdir())):
         raise UserError(f"{folder} is there already, and is no folder of nothing but numbered png files.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.part-", dir=folder.parent) as temporary:
         new, old = pathlib.Path(temporary, "new"), pathlib.Path(temporary, "old")
         new.mkdir()
         for number, frame in enumerate(frames):

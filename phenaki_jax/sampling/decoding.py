@@ -189,18 +189,26 @@ class Sampler:
 
     def _given(self, video, text, text_mask, keys, options, frozen, negative, conditions):
         """What a program is given as arrays, and what it is compiled for."""
-        if not self._generator.module_config.is_told:  # there is nothing that could be weighed
-            options = dataclasses.replace(options, guidance_scale=0.0)
-        if not frozen.any():  # nothing is given that could be weighed
-            options = dataclasses.replace(options, image_guidance_scale=1.0)
-        plan = dataclasses.replace(options, guidance_scale=float(options.guided), temperature=0.0,
-                                   image_guidance_scale=float(not options.guided_apart),
-                                   noise_augmentation=float(options.noise_augmentation > 0))
+        options = self._effective(options, frozen)
         given = {"video": video, "text": text, "text_mask": text_mask, "keys": keys, "scales": Scales.of(options),
                  "frozen": jnp.asarray(frozen), "negative": negative if options.guided else None,
                  "conditions": conditions}
+        return given, self.static(options, frozen)
+
+    def _effective(self, options: Sampling, frozen: np.ndarray) -> Sampling:
+        """The options without weights of what is not there."""
+        if not self._generator.module_config.is_told:
+            options = dataclasses.replace(options, guidance_scale=0.0)
+        return options if frozen.any() else dataclasses.replace(options, image_guidance_scale=1.0)
+
+    def static(self, options: Sampling, frozen: np.ndarray) -> dict[str, Any]:
+        """What beside the arrays' shapes a program is compiled for: hashable values by name."""
+        options = self._effective(options, frozen)
+        plan = dataclasses.replace(options, guidance_scale=float(options.guided), temperature=0.0,
+                                   image_guidance_scale=float(not options.guided_apart),
+                                   noise_augmentation=float(options.noise_augmentation > 0))
         steps = int(np.max(np.flatnonzero(frozen.any((1, 2))), initial=-1)) + 1
-        return given, {"steps": steps, "free": int(np.sum(~frozen)), "plan": plan}
+        return {"steps": steps, "free": int(np.sum(~frozen)), "plan": plan}
 
     def _start(self, arrays, given, steps, plan):
         """The state before the first round, and what transformers read of text and conditions."""

@@ -52,7 +52,8 @@ class Sampling:
         for name, least, most in (("guidance_scale", -1, np.inf), ("image_guidance_scale", 0, np.inf),
                                   ("temperature", 0, np.inf), ("remask", 0, 1), ("noise_augmentation", 0, 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not least <= value <= most:
+            is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not is_number or not np.isfinite(value) or not least <= value <= most:
                 end = f" and at most {most}" if most < np.inf else ""
                 raise UserError(f"{name}={value!r} must be a number of at least {least}{end}")
         for name, known in (("guidance_schedule", GUIDANCE_SCHEDULES), ("mask_schedule", MASK_SCHEDULES),

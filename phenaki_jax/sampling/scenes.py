@@ -102,6 +102,9 @@ def _read_scene(scene: Any, config: Any, options: Mapping[str, Any], first: bool
     at_least("num_frames", num_frames, 1)
     if "seed" in given:
         check_seed(given["seed"])
+    fps = given.get("fps")
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6):
+        raise UserError(f"fps={fps!r} has to be a number above 0")
     context = _context_frames(given.get("context_frames"), frames, step)
     fade = given.get("transition_frames", TRANSITION_FRAMES)
     at_least("transition_frames", fade, 1)
