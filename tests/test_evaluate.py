@@ -108,7 +108,7 @@ def test_the_command(tmp_path, data_dir, monkeypatch, capsys):
     protocol.write_text("about: mine\ntask: prediction\ngiven: 2\nframes: 11\nclips: 3\nmetrics: [psnr, motion]\n")
     monkeypatch.setattr(cli, "load_pipeline", lambda path: Pipe())
     monkeypatch.setattr(cli, "model_config", lambda path: None)
-    monkeypatch.setattr(cli, "_sampler", lambda options, config: {})
+    monkeypatch.setattr(cli, "sampler_of", lambda options, config: {})
     monkeypatch.setattr(evaluate.harness, "networks", seen_by)
     monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path / "cache"))
     base = ["evaluate", f"--protocol={protocol}", f"--report={tmp_path / 'report'}"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from phenaki_jax import media, pictures, story_files
 from phenaki_jax.errors import UserError
+from phenaki_jax.input.encoder import is_pretrained
 from phenaki_jax.making import files
 from phenaki_jax.making.files import Look, Origin
 from phenaki_jax.making.options import (
@@ -21,6 +22,7 @@ from phenaki_jax.making.options import (
 from phenaki_jax.making.requests import VERBS, Input, Refused, Request, perform
 from phenaki_jax.pipeline import PhenakiPipeline
 from phenaki_jax.progress import Progress
+from phenaki_jax.prompts import PromptReader
 from phenaki_jax.sampling.scenes import check_seed, overlay, read_scenes
 
 ON_A_SHEET = 64  # videos
@@ -50,6 +52,7 @@ def generate(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         return _tell(options, overrides, config)
     prompts = story_files.read_lines(options.prompts) if options.prompts else options.prompt
     check_prompts(prompts, config)
+    _check_readable(prompts or [None], config)
     asked = sampler_of(options, config)
     if options.keyframes is None and options.between is not None:
         raise UserError("--between goes with --keyframes.")
@@ -84,17 +87,17 @@ def go_on(options: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     config = model_config(options.model, overrides)
     check_size(options, config)
     check_prompts(None if options.prompt is None else [options.prompt], config)
+    _check_readable([options.prompt], config)
     asked, paths = sampler_of(options, config), paths_of(options, 1)
     given = {name: getattr(options, name) for name in VERBS[options.verb]}
     check_places(paths, options.sheet, given, options.overwrite)
-    inputs = {name: Input.of(path, options.fit, options.input_fps) for name, path in given.items()}
+    inputs = {name: Input.of(name, path, options.fit, options.input_fps) for name, path in given.items()}
     if options.verb != "inpaint" and options.frames is not None:
         asked["num_frames"] = options.frames
     elif options.verb == "extend":
         asked["num_frames"] = config.tokenizer.frames - 1
-    for name, file in inputs.items():
-        if name in ("image", "last_image") and len(file.frames) != 1:
-            raise UserError(f"--{name}={given[name]!r} has {len(file.frames)} frames; it has to be an image.")
+    for file in inputs.values():
+        file.frames  # what is wrong with it is said before a model is loaded
     if options.verb == "inpaint":
         sides = [inputs[name].frames.shape[1:3] for name in ("video", "mask")]
         if sides[0][0] * sides[1][1] != sides[0][1] * sides[1][0]:
@@ -165,6 +168,12 @@ def _beside(sidecar: str, file: Input) -> Input:
 
 
 # ---------------------------------------------------------------------------------------------------------- making
+
+def _check_readable(prompts: Sequence[str | None], config: Any) -> None:
+    """Says what is wrong with prompts before a model is loaded, unless that takes a pretrained encoder's vocabulary."""
+    if config.stage != "tokenizer" and not is_pretrained(config):
+        PromptReader(config).check(prompts, None)
+
 
 def look_of(options: argparse.Namespace, config: Any, fps: float | None = None) -> Look:
     chosen = next(rate for rate in (options.fps, fps, config.data.fps) if rate is not None)

@@ -17,6 +17,7 @@ from phenaki_jax.sampling import scenes as story_options
 # What can be asked for, with the files that it takes.
 VERBS = {"generate": (), "keyframes": (), "story": (), "animate": ("image",), "extend": ("video",),
          "interpolate": ("image", "last_image"), "inpaint": ("video", "mask")}
+STILL = ("image", "last_image")  # of these files
 OPTIONS = {*story_options.OPTIONS, "num_keyframes", "between"}
 Preview = Callable[[np.ndarray], None]  # is shown frames uint8 [F, Y, X, 3] on the way
 
@@ -26,17 +27,18 @@ class Input:
     """A file of the user's, cut and scaled to the model's size.
 
     Attributes:
-      path: absolute. sha256: of its bytes. fit: how, one of `media.RULES`. fps: at which rate a video's frames are
-        taken by their time stamps; None: each of its frames.
+      path: absolute. sha256: of its bytes. still: it is read as an image, one frame. fit: how, one of `media.RULES`.
+      fps: at which rate a video's frames are taken by their time stamps; None: each of its frames.
     """
     path: str
     sha256: str
+    still: bool = False
     fit: str = "centre"
     fps: float | None = None
 
     @classmethod
-    def of(cls, path: str, fit: str, fps: float | None = None) -> "Input":
-        return cls(str(Path(path).absolute()), _sha256(path), fit, fps)
+    def of(cls, name: str, path: str, fit: str, fps: float | None = None) -> "Input":
+        return cls(str(Path(path).absolute()), _sha256(path), name in STILL, fit, fps)
 
     def read(self, height: int, width: int) -> np.ndarray:
         """Frames uint8 [F, height, width, 3]; one of an image. Raises: UserError where the file is another by now."""
@@ -48,8 +50,7 @@ class Input:
         path = Path(self.path)
         if _sha256(path) != self.sha256:
             raise UserError(f"{self.path} is not the file it was: its SHA-256 was {self.sha256}")
-        is_image = path.is_file() and path.suffix.lower() in media.IMAGES_IN
-        return media.read_image(path)[None] if is_image else media.read_video(path, self.fps)[0]
+        return media.read_image(path)[None] if self.still else media.read_video(path, self.fps)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Request:
             raise UserError(f"its request has verb={request.verb!r} with {list(inputs)}; it has to be one of "
                             f"{', '.join(VERBS)}, with the files it takes")
         for name, file in inputs.items():
-            known = isinstance(file.path, str) and file.fit in media.RULES
+            known = isinstance(file.path, str) and file.fit in media.RULES and file.still is (name in STILL)
             if not known or not isinstance(file.fps, float | int | None):
                 raise UserError(f"its request has the input {name}={dataclasses.asdict(file)}, which cannot be")
         for name, least in (("seed", 0), ("rows", 1), ("row", 0), ("preview_every", 0), ("devices", 1)):

@@ -158,8 +158,10 @@ def test_inputs_that_do_not_fit(run, folder, capsys):
     assert "--mask has 20 x 30 pixels; it has to have the proportions of --video" in sentence(capsys, wide)
     assert run(*inpaint, f"--mask={folder / 'square.png'}", f"--output={folder / 'made'}", "--form=gif") == 0
     assert (folder / "made" / "00000.gif").is_file()
-    moving = run("animate", "--prompt=a", f"--image={folder / 'video.gif'}", f"--output={folder / 'p.gif'}")
-    assert moving in (0, 2)  # a gif's first frame, or refused
+    assert run("animate", "--prompt=a", f"--image={folder / 'video.gif'}", f"--output={folder / 'p.gif'}") == 0
+    still = run("interpolate", "--prompt=a", f"--image={folder / 'none.png'}", f"--last_image={folder / 'image.png'}",
+                f"--output={folder / 'q.gif'}")
+    assert "none.png" in sentence(capsys, still)
 
 
 def test_prompts_may_begin_with_a_byte_order_mark(run, folder):

@@ -78,6 +78,9 @@ def test_a_sidecar_makes_it_again(run, tmp_path, capsys, verb, options):
     made = sorted(p for p in tmp_path.glob(f"out*.{suffix}"))
     assert made and not list(tmp_path.glob("*.preview.gif"))
     path = made[-1]
+    lengths = {"extend": 16, "animate": 15, "inpaint": 11, "interpolate": 11}  # 6 of 11 frames of 8 a second at 4
+    if verb in lengths:
+        assert len(media.read_video(path)[0]) == lengths[verb]
     again = tmp_path / f"again.{suffix}"
     assert main(["generate", f"--from={path}.json", f"--output={again}"]) == 0
     assert "its frames equal the sidecar's, bit for bit" in capsys.readouterr().out
