@@ -344,5 +344,6 @@ def test_a_model_without_text(folder, tmp_path, monkeypatch, capsys):
     assert main([*generate, "--prompt=a cat"]) == 2
     said = capsys.readouterr().err
     assert "prompt 'a cat' cannot be read" in said and said.count("\n") == 1
-    assert main([*generate, "--num_videos_per_prompt=2", "--seed=3"]) == 0
-    np.testing.assert_array_equal(media.read_video(tmp_path / "out_1.gif")[0], both.frames[1])
+    assert main([*generate[:2], f"--output={tmp_path / 'out'}", "--form=png", *generate[3:],
+                 "--num_videos_per_prompt=2", "--seed=3"]) == 0
+    np.testing.assert_array_equal(media.read_video(tmp_path / "out" / "00001")[0], both.frames[1])
