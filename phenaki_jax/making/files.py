@@ -53,7 +53,7 @@ class Origin:
         if not self.asked.watermark:
             why = "turned off"
         elif path.suffix.lower() == ".gif":
-            why = "a gif's 256 colours have no room for it"
+            why = "it would use up a gif's 256 colours"
         elif not watermark.fits(height, width):
             why = f"{height} x {width} pixels are too few; {watermark.SMALLEST} x {watermark.SMALLEST} are needed"
         return self.about | {
