@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,6 +99,9 @@ def check_places(paths: list[Path], sheet: str, inputs: Mapping[str, str], overw
         for name, given in inputs.items():
             if path.resolve() == Path(given).resolve():
                 raise UserError(f"{path} is --{name} itself; give --output another name.")
+        if path.is_dir() and not path.suffix and any(
+                not re.fullmatch(r"[0-9]{5,}\.png", file.name) for file in path.iterdir()):
+            raise UserError(f"{path} is a folder that holds more than numbered frames; give --output another name.")
         if path.is_dir() and path.suffix:
             raise UserError(f"{path} is a folder; give --output another name, or one without an ending.")
     if sheet and Path(sheet).resolve() in {path.resolve() for path in paths}:

@@ -49,6 +49,11 @@ def test_files_of_the_user_stay(run, folder, capsys):
         if words:
             code = run(verb, "--prompt=a", *(option.format(folder) for option in options))
             assert words in sentence(capsys, code)
+    (folder / "out" / "00000").mkdir(parents=True)
+    (folder / "out" / "00000" / "diary.txt").write_text("mine")
+    code = run("generate", "--prompt=a", f"--output={folder / 'out'}", "--form=png", "--overwrite")
+    assert "holds more than numbered frames" in sentence(capsys, code)
+    assert (folder / "out" / "00000" / "diary.txt").read_text() == "mine"
     assert (folder / "video.gif").read_bytes() == before
     assert run("generate", "--prompt=a", f"--output={folder / 'video.gif'}", "--overwrite") == 0
 
