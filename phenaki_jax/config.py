@@ -327,11 +327,16 @@ def read_run_config(path: str | os.PathLike) -> ConfigDict:
     if not file.is_file():
         raise UserError(f"{str(path)!r} is no run's folder: it has no {RUN_CONFIG}.")
     try:
-        config = from_json(file.read_text())
+        return from_json(file.read_text())
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{str(file)!r} is not readable as a run's config: {error}.") from error
+
+
+def read_model_config(path: str | os.PathLike) -> ConfigDict:
+    """As `read_run_config`, of what can be sampled or reconstruct."""
+    config = read_run_config(path)
     if missing := [name for name in ("stage", "tokenizer", "sampling", "data") if name not in config]:
-        raise UserError(f"{str(file)!r} is no run's config: it has no {missing[0]!r}.")
+        raise UserError(f"{str(path)!r} has a {RUN_CONFIG} that is no model's: it has no {missing[0]!r}.")
     return config
 
 

@@ -29,7 +29,7 @@ def model_config(model: str, overrides: Mapping[str, str] | None = None) -> Any:
     """The resolved config of --model, with --config.FIELD=VALUE. Raises: UserError where there is none."""
     if Path(model).is_file():
         raise UserError(f"--model={model!r} is a file; give a run's folder, or an export's.")
-    config = configs.read_run_config(run_folder(model))
+    config = configs.read_model_config(run_folder(model))
     configs.set_fields_of_model(config, typed(config, overrides))
     return config
 
