@@ -15,7 +15,7 @@ from phenaki_jax.bound import Bound, BoundGenerator, Tokenizer
 from phenaki_jax.config import DEFAULT, read_model_config, set_fields_of_model
 from phenaki_jax.digest import tree_digest
 from phenaki_jax.errors import UserError, at_least
-from phenaki_jax.export.folder import run_folder
+from phenaki_jax.export.folder import check_config
 from phenaki_jax.export.reading import open_run
 from phenaki_jax.media import to_uint8
 from phenaki_jax.models.build import make_critic, make_generator, make_tokenizer
@@ -87,7 +87,7 @@ class PhenakiPipeline(Windows, Tasks):
         Raises: UserError for a folder that is missing, damaged, or holds no trained run.
         """
         enable_compilation_cache()
-        read_model_config(run_folder(path))
+        read_model_config(check_config(path))
         run = open_run(path)
         for name, given in (("overrides", overrides), ("mesh", mesh)):
             if not isinstance(given, (Mapping, type(None), *[jax.sharding.Mesh] * (name == "mesh"))):

@@ -1,6 +1,7 @@
 """The model card, README.md: what a run's own files say of a model, and that they do not say it where they do not."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from phenaki_jax.errors import UserError
 from phenaki_jax.evaluation import sprite_world
 from phenaki_jax.evaluation.report import markdown_table, show
 from phenaki_jax.training.checkpoints import checkpoint_steps
-from phenaki_jax.training.metrics import EVALUATIONS, FILE, read_lines
+from phenaki_jax.training.metrics import EVALUATIONS, FILE, quiet_stderr, read_lines
 
 Lines = list[str]
 SPRITES = "sprite_"  # how the mixtures of data/sprite_stories begin
@@ -37,7 +38,7 @@ def card(title: str, config: Any, step: int, folder: Path, about: Mapping[str, A
         **{f"How the {stage} was trained": _training(stage, where, step if where == folder else None)
            for stage, where in runs.items()},
         "What was measured": _measured(config.stage, step, folder, about),
-        "Limits": _limits(config),
+        "Limits": _limits(config, about["form"]),
         "Licence": [licence or "Not stated."],
         "Provenance": _provenance(config, step, about),
     }
@@ -98,14 +99,14 @@ def _use(title: str, config: Any, about: Mapping[str, Any]) -> Lines:
         asked = f'--prompt="{_prompt(config)}" --output=clip.png' if reads_text(
             config) and config.text.encoder == "bytes" else "--help"
         return ["The programs here need jax and numpy alone:", "", "```", f"python generate.py {asked}", "```"]
-    load = ["import phenaki_jax", f'pipe = phenaki_jax.PhenakiPipeline.from_pretrained("{title}")']
+    load = ["import phenaki_jax", f'pipe = phenaki_jax.PhenakiPipeline.from_pretrained({title!r})']
     if config.stage == "tokenizer":
-        ways = ([f"phenaki reconstruct --model={title} --input=clip.mp4 --output=again.mp4"],
+        ways = ([f"phenaki reconstruct --model={shlex.quote(title)} --input=clip.mp4 --output=again.mp4"],
                 [*load, "again = pipe.reconstruct(video)    # uint8 [N, F, Y, X, 3], both"])
     else:
         prompt = f'"{_prompt(config)}"' if reads_text(config) else ""
         told = f" --prompt={prompt}" if prompt else ""
-        ways = ([f"phenaki generate --model={title}{told} --output=clip.mp4"],
+        ways = ([f"phenaki generate --model={shlex.quote(title)}{told} --output=clip.mp4"],
                 [*load, f"frames = pipe({prompt}{', ' if prompt else ''}seed=0).frames    # uint8 [N, F, Y, X, 3]"])
     missing = reads_text(config) and not about.get("text_encoder", {}).get("carried", True)
     return [f"With phenaki_jax {version} installed, in the folder that holds `{title}`:".replace("  ", " "), "",
@@ -167,7 +168,8 @@ def _mixture(config: Any, first: int, name: str) -> str:
     """A mixture with the rates of its data sets, as they are registered here."""
     said = name if not first else f"from batch {first} {name}"
     try:
-        from phenaki_jax.input.mix import find_mixture  # brings TensorFlow
+        with quiet_stderr():
+            from phenaki_jax.input.mix import find_mixture  # brings TensorFlow, which greets at length
         _, rates = find_mixture(name, tuple(config.data.modules), data_dir=config.data.data_dir)
     except (ImportError, UserError):
         return f"{said} (rates not stated: it is not registered here)"
@@ -203,7 +205,7 @@ def _measured(stage: str, step: int, folder: Path, about: Mapping[str, Any]) -> 
             lines += ["Evaluated while it trained, at this step:", "", *markdown_table(["figure", "value"], [
                 [name, f"{value:.4g}"] for name, value in line.items() if name not in ("step", "time")]), ""]
     if not lines:
-        return ["Nothing: no report of this checkpoint was with the run."]
+        return ["Nothing that could be read here: no report of this checkpoint was with the run."]
     return [*lines[:-1], *(["", f"All of it of the float32 parameters, before they were rounded to {about['dtype']}."]
                            if about["dtype"] != "float32" else [])]
 
@@ -218,10 +220,10 @@ def _protocols(folder: Path, fingerprint: str) -> Iterator[Mapping[str, Any]]:
             yield found
 
 
-def _limits(config: Any) -> Lines:
+def _limits(config: Any, form: str) -> Lines:
     sizes, data = config.tokenizer, config.data
     lines = [f"It was trained on clips of {sizes.frames} frames of {sizes.height} x {sizes.width} at {data.fps:g} a "
-             "second" + ("." if config.stage == "tokenizer" else
+             "second" + ("." if config.stage == "tokenizer" or form == "stablehlo" else
                          "; longer videos are made window by window, each out of the last frames before it.")]
     if reads_text(config):
         unit = "bytes" if config.text.encoder == "bytes" else "ids of its vocabulary"
@@ -245,7 +247,8 @@ def _provenance(config: Any, step: int, about: Mapping[str, Any]) -> Lines:
              f"{about['run_fingerprint']}." + (
                  f" As they are read from this folder it is {about['fingerprint']}."
                  if about["fingerprint"] != about["run_fingerprint"] else ""),
-             "model.json has the size and the SHA-256 of every file, and phenaki_jax refuses the folder where one "
+             "model.json has the size and the SHA-256 of every file, and "
+             f"{'generate.py' if about['form'] == 'stablehlo' else 'phenaki_jax'} refuses the folder where one "
              "differs."]
     return [f"- {line}" for line in lines]
 

@@ -17,7 +17,7 @@ from phenaki_jax.errors import UserError, at_least
 from phenaki_jax.evaluation.report import circumstances
 from phenaki_jax.export import reading, rounding, tensors, text_encoder
 from phenaki_jax.export.card import card
-from phenaki_jax.export.folder import is_export, run_folder, seal
+from phenaki_jax.export.folder import MANIFEST, check, is_export, run_folder, seal
 from phenaki_jax.input.encoder import is_pretrained, open_encoder
 from phenaki_jax.training.checkpoints import Run, load_run
 
@@ -63,7 +63,7 @@ def main(model: str, output: str, form: str, *, dtype: str = "float32", step: in
     if text_encoder and not is_pretrained(run.config):
         raise UserError(f"--with_text_encoder is for a model with a pretrained T5; --model={model!r} has none "
                         "beside its own arrays")
-    target = Path(output).absolute()
+    target = Path(output).resolve()
     with _whole(target, overwrite) as made:
         about = _write(run, folder, made, target.name, options)
     parts = ", ".join(f"{name} {part['parameters']:,}" for name, part in about["parts"].items())
@@ -92,6 +92,11 @@ def _whole(target: Path, overwrite: bool) -> Iterator[Path]:
     if target.exists() and not replaced and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"--output={str(target)!r} is there already; give a new folder" + (
             ", for it is no export that could be replaced" if overwrite else ""))
+    if replaced:
+        kept = {MANIFEST, *check(target, hashes=False)["files"]}
+        if mine := sorted(file for file in target.rglob("*") if not file.is_dir()
+                          and file.relative_to(target).as_posix() not in kept):
+            raise UserError(f"{mine[0]} is not the export's; move it, or give another --output")
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -99,9 +104,11 @@ def _whole(target: Path, overwrite: bool) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         made.chmod(0o777 & ~umask)
+        old = made.with_name(f"{made.name}-old")
         if replaced:
-            shutil.rmtree(target)
+            os.replace(target, old)
         os.replace(made, target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

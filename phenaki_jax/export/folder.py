@@ -14,6 +14,7 @@ from phenaki_jax.errors import UserError
 FORMAT = "phenaki_jax"
 FORMAT_VERSION = 1
 MANIFEST = "model.json"
+OF_AN_EXPORT = ("model.safetensors", "model.safetensors.index.json", "weights", "programs.json")
 
 
 def is_export(folder: str | Path) -> bool:
@@ -42,6 +43,23 @@ def seal(folder: Path, about: Mapping[str, Any]) -> None:
     media.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
+def check_config(path: str | os.PathLike) -> Path:
+    """The folder that holds a model, as `run_folder`; of an export its manifest and its config are looked at.
+
+    Raises: UserError as `check`, that names the file.
+    """
+    folder = run_folder(path)
+    if is_export(folder):
+        manifest = check(folder, hashes=False)
+        if RUN_CONFIG in manifest["files"] and (
+                _sha256(folder / RUN_CONFIG) != manifest["files"][RUN_CONFIG]["sha256"]):
+            raise UserError(f"{folder / RUN_CONFIG} is not what was written: its SHA-256 is not that of {MANIFEST}; "
+                            "fetch it again")
+    elif any((folder / name).exists() for name in OF_AN_EXPORT):
+        raise UserError(f"{folder / MANIFEST} is missing; an export's folder, as `phenaki export` makes it, has one")
+    return folder
+
+
 def check(folder: str | Path, hashes: bool = True) -> dict[str, Any]:
     """The manifest of an export whose files are as they were written.
 
@@ -68,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; an export's folder, as `phenaki export` makes it, has one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON ({error}); fetch it again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path} is no manifest of an export; its 'format' has to be {FORMAT!r}")
@@ -78,6 +96,8 @@ def _read(path: Path) -> dict[str, Any]:
                         "install a newer one")
     if manifest.get("sha256") != _own_sha256(manifest):
         raise UserError(f"{path} is not what was written: it does not have the SHA-256 that it says; fetch it again")
+    if not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{path} lists no 'files'; export the run again")
     return manifest
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from phenaki_jax.config import BYTES, read_run_config
 from phenaki_jax.errors import UserError
 from phenaki_jax.export import rounding, tensors
-from phenaki_jax.export.folder import check, is_export, run_folder
+from phenaki_jax.export.folder import MANIFEST, check, is_export, run_folder
 from phenaki_jax.models.tree import ARRAYS
 from phenaki_jax.training.checkpoints import Run, flatten, load_run, nest
 
@@ -39,7 +39,12 @@ def load(folder: str | os.PathLike, *, text_encoder: str = "", where: Where | No
     """
     folder = Path(folder)
     about = check(folder)
-    if about["form"] not in ("orbax", "safetensors"):
+    if missing := [name for name in ("form", "dtype", "parts", "step") if name not in about]:
+        raise UserError(f"{folder / MANIFEST} does not say {missing[0]!r}; export the run again")
+    if about["form"] not in FORMS or about["dtype"] not in rounding.DTYPES:
+        raise UserError(f"{str(folder)!r} has the form {about['form']!r} and the dtype {about['dtype']!r}, which this "
+                        "phenaki_jax does not know; install a newer one")
+    if about["form"] == "stablehlo":
         raise UserError(f"{str(folder)!r} holds programs (form {about['form']!r}), which cannot be changed or told how "
                         "to sample; run its generate.py, or export the run with --format=safetensors")
     stored = tensors.read(folder) if about["form"] == "safetensors" else _of_orbax(

@@ -11,6 +11,7 @@ import collections
 import hashlib
 import importlib
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -247,10 +248,12 @@ def main():
         model = Model(pathlib.Path(__file__).parent)
         clip = model.generate(None if prompt is None else [prompt], None if seed is None else [seed],
                               embeddings=None if path is None else read_npy(path)[None], **options)
+        part = f"{output[:-4]}.part{output[-4:]}"  # whole or not at all
         if output.endswith(".npy"):
-            np.save(output, clip.frames[0])
+            np.save(part, clip.frames[0])
         else:
-            write_png(output, clip.frames[0], options["fps"] or model.about["fps"])
+            write_png(part, clip.frames[0], options["fps"] or model.about["fps"])
+        os.replace(part, output)
     except (UserError, OSError) as error:
         print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

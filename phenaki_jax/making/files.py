@@ -87,7 +87,7 @@ def write(path: Path, parts: Iterable[np.ndarray], look: Look, origin: Origin,
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.part-", dir=path.parent) as temporary:
             made = Path(temporary, "new")
             media.write_frames(made, np.concatenate([finished(part) for part in parts]), label=origin.label)
-            noted(sorted(made.iterdir()))
+            noted(media.frame_files(made))
             if path.exists():
                 os.replace(path, Path(temporary, "old"))
             os.replace(made, path)
@@ -184,7 +184,7 @@ def is_made(path: Path, request: Request, look: Look, pipe: PhenakiPipeline, ori
     same = found["model"]["hash"] == pipe.fingerprint and found["look"] == look and all(
         found.get(name) == value for name, value in asked.items())
     same &= as_json(found["request"]) == as_json(request)
-    return same and sha256(sorted(path.iterdir()) if path.is_dir() else [path]) == found["file"]["sha256"]
+    return same and sha256(media.frame_files(path) if path.is_dir() else [path]) == found["file"]["sha256"]
 
 
 def as_json(request: Request) -> Any:

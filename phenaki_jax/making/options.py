@@ -11,7 +11,7 @@ from typing import Any
 from phenaki_jax import config as configs
 from phenaki_jax import media
 from phenaki_jax.errors import UserError
-from phenaki_jax.export.folder import run_folder
+from phenaki_jax.export.folder import check_config
 from phenaki_jax.sampling.options import Sampling, chosen
 
 FRAMES = ""  # the suffix of a folder of png frames
@@ -29,7 +29,7 @@ def model_config(model: str, overrides: Mapping[str, str] | None = None) -> Any:
     """The resolved config of --model, with --config.FIELD=VALUE. Raises: UserError where there is none."""
     if Path(model).is_file():
         raise UserError(f"--model={model!r} is a file; give a run's folder, or an export's.")
-    config = configs.read_model_config(run_folder(model))
+    config = configs.read_model_config(check_config(model))
     configs.set_fields_of_model(config, typed(config, overrides))
     return config
 

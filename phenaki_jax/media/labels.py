@@ -101,6 +101,8 @@ def read_label(path: str | os.PathLike) -> str:
     if path.is_dir():
         frames = frame_files(path)
         return read_label(frames[0]) if frames else ""
+    if not path.is_file():
+        raise UserError(f"{path} is no file.")
     try:
         return _unsafe(_of_image(path) if stills.is_image(path) else films.comment(path))
     except Exception:  # noqa: BLE001  a file that cannot be read has no label, whatever its parser stumbles over

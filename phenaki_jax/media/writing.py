@@ -132,8 +132,8 @@ def open_video(path: str | os.PathLike, fps: float, scale: int = 1, label: str =
     suffix, size, label = path.suffix.lower(), None, labels.safe(label)
     if not 0 < fps <= 1000:
         raise UserError(f"fps={fps!r} is not in the range above 0 and up to 1000.")
-    if suffix == ".gif" and fps > 50:
-        raise UserError(f"fps={fps!r} is more than a gif can show; it should be at most 50.")
+    if suffix == ".gif" and not 0.0016 <= fps <= 50:
+        raise UserError(f"fps={fps!r} is none that a gif can show; it should be from 0.0016 to 50.")
     if crf is not None:
         _check_crf(suffix, crf)
     with atomic_path(path) as temporary, contextlib.ExitStack() as stack:

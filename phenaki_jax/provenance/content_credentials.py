@@ -148,11 +148,17 @@ def read(path: str, anchors: str | None = None) -> dict[str, Any] | None:
     Raises: UserError where the extra c2pa, the file or the anchors are missing.
     """
     c2pa = _c2pa(f"the Content Credentials of {path} cannot be read")
-    if Path(path).is_dir():
-        return None
     settings = dict(_OFFLINE)
     if anchors is not None:
-        settings["trust"] = {"trust_anchors": _bytes("anchors", anchors).decode("utf-8", "replace")}
+        from cryptography import x509
+        data = _bytes("anchors", anchors)
+        try:
+            x509.load_pem_x509_certificates(data)
+        except ValueError:
+            raise UserError(f"anchors={anchors!r} has to be a file of certificates in PEM") from None
+        settings["trust"] = {"trust_anchors": data.decode()}
+    if Path(path).is_dir():
+        return None
     try:
         with open(path, "rb") as file, c2pa.Context.from_dict(settings) as context, \
                 c2pa.Reader(KINDS.get(Path(path).suffix.lower()), file, context=context) as reader:

@@ -149,7 +149,7 @@ def _sidecar(path: Path) -> tuple[Sign, str | None]:
 def _sha256(path: Path) -> str:
     """Of a file, or of the files of a folder, one after the other."""
     state = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in media.frame_files(path) if path.is_dir() else [path]:
         with open(file, "rb") as stream:
             while part := stream.read(1 << 20):
                 state.update(part)

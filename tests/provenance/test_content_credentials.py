@@ -237,7 +237,11 @@ def test_anchors_that_are_none(tmp_path, chain):
     put(path, chain)
     with pytest.raises(UserError, match="anchors=.*none.pem' cannot be read"):
         read(str(path), str(tmp_path / "none.pem"))
-    assert read(str(path), chain["key"])["trusted"] is False
+    (tmp_path / "words.pem").write_text("no certificate")
+    for wrong in (chain["key"], tmp_path / "words.pem"):
+        for file in (path, make(tmp_path / "unsigned.png"), tmp_path):
+            with pytest.raises(UserError, match="has to be a file of certificates in PEM"):
+                read(str(file), str(wrong))
 
 
 def test_without_the_package(tmp_path, chain, monkeypatch):
