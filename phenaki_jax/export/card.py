@@ -170,7 +170,7 @@ def _mixture(config: Any, first: int, name: str) -> str:
     try:
         with quiet_stderr():
             from phenaki_jax.input.mix import find_mixture  # brings TensorFlow, which greets at length
-        _, rates = find_mixture(name, tuple(config.data.modules), data_dir=config.data.data_dir)
+            _, rates = find_mixture(name, tuple(config.data.modules), data_dir=config.data.data_dir)
     except (ImportError, UserError):
         return f"{said} (rates not stated: it is not registered here)"
     return f"{said}: " + ", ".join(f"{task} {100 * rate / sum(rates.values()):g} %" for task, rate in rates.items())
